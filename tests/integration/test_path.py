@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The path of a researcher, a visitor and a data owner, over HTTP and in kernels, against the real stack."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.stack import REPOSITORY, Session, Stack
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
+
+READ = """
+import sealroom
+{unlock}
+try:
+    with sealroom.open("heartbeats/ecg.npy") as file:
+        print("read", len(file.read()))
+except sealroom.errors.Error as error:
+    print("refused", error.code, error.diagnostics())
+"""
+UNLOCK_AND_READ = READ.format(unlock='sealroom.unlock("heartbeats")')
+READ_ONLY = READ.format(unlock="")
+
+
+def eventually(check: Callable[[], bool], seconds: float, what: str) -> None:
+    """Wait until `check` holds, or fail with `what`."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if check():
+            return
+        time.sleep(0.3)
+    pytest.fail(f"not within {seconds} s: {what}")
+
+
+@pytest.fixture(scope="module")
+def researcher(stack: Stack) -> Session:
+    session = stack.login("researcher")
+    session.start_server()
+    return session
+
+
+@pytest.fixture
+def granted(stack: Stack) -> Callable[[], None]:
+    """Give the researcher heartbeats again, whatever a test took away."""
+
+    def give() -> None:
+        stack.cli(
+            "grant",
+            "add",
+            "heartbeats",
+            "--user",
+            "researcher",
+            "--purpose",
+            "DUO:0000042",
+            "--minimum",
+            "simulated",
+        )
+
+    return give
+
+
+def state_of(session: Session, dataset: str) -> dict[str, object]:
+    """Return a dataset as the panel gets it."""
+    found = [d for d in session.api("datasets").json()["datasets"] if d["id"] == dataset]
+    assert len(found) == 1
+    return dict(found[0])
+
+
+def test_a_new_server_is_verified_and_says_simulated(researcher: Session) -> None:
+    status = researcher.api("status").raise_for_status().json()
+    assert status["phase"] == "verified"
+    assert status["tier"] == "simulated"
+    assert "imulated" in status["title"]
+    assert len(status["sentences"]) == 2
+    claims = [claim for device in status["devices"] for claim in device["claims"]]
+    assert len(claims) > 10
+    assert all(claim["sentence"] for claim in claims)
+
+
+def test_the_hub_shows_the_tier_of_each_server(stack: Stack, researcher: Session) -> None:
+    answer = researcher.client.get("/services/sealroom/api/servers")
+    assert answer.status_code == 200, answer.text[:300]
+    servers = answer.json()["servers"]
+    assert [s["tier"] for s in servers if s["user"] == "researcher"] == ["simulated"]
+
+
+def test_unlock_and_read_in_a_cell(stack: Stack, researcher: Session) -> None:
+    done = researcher.execute(UNLOCK_AND_READ)
+    assert "read 432128" in done.stdout, (done.stdout, done.error)
+    assert state_of(researcher, "heartbeats")["state"] == "unlocked"
+    assert "heartbeats" in stack.cli("audit", "show")
+
+
+def test_a_visitor_sees_the_dataset_and_why_it_stays_closed(stack: Stack) -> None:
+    visitor = stack.login("visitor")
+    visitor.start_server()
+    try:
+        shown = state_of(visitor, "heartbeats")
+        assert shown["state"] == "not_granted"
+        assert shown["reasons"]
+        assert shown["ask"]
+        refused = visitor.api("datasets/heartbeats/unlock", body={"purpose": "DUO:0000042"})
+        assert refused.status_code == 403
+        assert refused.json()["reasons"]
+        assert "refused" in visitor.execute(READ_ONLY).stdout
+    finally:
+        visitor.stop_server()
+
+
+def test_a_withdrawal_ends_access_in_the_running_notebook(
+    stack: Stack, researcher: Session, granted: Callable[[], None]
+) -> None:
+    assert "read" in researcher.execute(UNLOCK_AND_READ).stdout
+    try:
+        stack.cli("grant", "withdraw", "--dataset", "heartbeats", "--user", "researcher")
+        eventually(
+            lambda: state_of(researcher, "heartbeats")["state"] in ("withdrawn", "not_granted"),
+            10,
+            "withdrawn",
+        )
+        done = researcher.execute(READ_ONLY)
+        assert "refused" in done.stdout, done
+        assert "withdr" in done.stdout
+    finally:
+        granted()
+    assert "read 432128" in researcher.execute(UNLOCK_AND_READ).stdout
+
+
+def test_own_nonce_gives_evidence_that_verify_accepts_with_the_root_named(
+    stack: Stack, researcher: Session, tmp_path: Path
+) -> None:
+    nonce = os.urandom(32).hex()
+    answer = researcher.api("evidence", body={"nonce": nonce})
+    assert answer.status_code == 200, answer.text[:300]
+    file = tmp_path / "my.evidence.json"
+    file.write_bytes(answer.content)
+    root = str(stack.home / "simulated" / "ark.pem")
+    accepted = stack.cli("verify", str(file), "--root", root, "--nonce", nonce)
+    assert "imulated" in accepted or "SIMULATED" in accepted
+    stack.cli("verify", str(file), "--nonce", nonce, status=1)  # AMD's roots know nothing of it
+    stack.cli("verify", str(file), "--root", root, "--nonce", "00" * 32, status=1)
+
+
+def test_the_audit_log_verifies_and_a_changed_entry_is_found(stack: Stack, researcher: Session) -> None:
+    root = str(stack.home / "simulated" / "ark.pem")
+    stack.cli("audit", "verify", "--root", root)
+    bundle = next(p for p in (stack.home / "broker" / "audit" / "tile" / "entries").rglob("*") if p.is_file())
+    before = bundle.read_bytes()
+    changed = bytearray(before)
+    changed[len(changed) // 2] ^= 1
+    try:
+        bundle.write_bytes(changed)
+        stack.cli("audit", "verify", "--root", root, status=1)
+    finally:
+        bundle.write_bytes(before)
+    stack.cli("audit", "verify", "--root", root)
+
+
+def pid_of_broker(stack: Stack) -> int:
+    """Return the broker's process id: the one process that serves this stack's configuration."""
+    wanted = str(stack.home / "broker" / "broker.toml")
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if wanted.encode() in words and b"serve" in words:
+                return int(entry.name)
+    pytest.fail("no broker runs")
+
+
+def test_killed_broker_comes_back_and_nothing_is_lost(stack: Stack, researcher: Session) -> None:
+    before = stack.cli("grant", "list", "--json")
+    os.kill(pid_of_broker(stack), signal.SIGKILL)
+    eventually(
+        lambda: _works(lambda: stack.cli("grant", "list", "--json") == before), 60, "the broker is back"
+    )
+    eventually(lambda: "read 432128" in researcher.execute(UNLOCK_AND_READ).stdout, 60, "readable again")
+    stack.cli("audit", "verify", "--root", str(stack.home / "simulated" / "ark.pem"))
+
+
+def _works(check: Callable[[], bool]) -> bool:
+    try:
+        return check()
+    except AssertionError:
+        return False
+
+
+def test_killed_server_starts_again_with_the_saved_files(stack: Stack, researcher: Session) -> None:
+    researcher.execute("from pathlib import Path; (Path.home() / 'mine.txt').write_text('kept')")
+    pid = (stack.home / "users" / "researcher" / "run" / "server.pid").read_text().split()[0]
+    os.kill(int(pid), signal.SIGKILL)
+    eventually(
+        lambda: not researcher.client.get(f"/hub/api/users/{researcher.user}").json()["servers"],
+        90,
+        "noticed",
+    )
+    researcher.start_server()
+    assert (
+        "kept"
+        in researcher.execute(
+            "from pathlib import Path; print((Path.home() / 'mine.txt').read_text())"
+        ).stdout
+    )
+    assert "read 432128" in researcher.execute(UNLOCK_AND_READ).stdout
+
+
+def test_killed_hub_starts_again_and_nothing_is_lost(stack: Stack, researcher: Session) -> None:
+    before = stack.cli("grant", "list", "--json")
+    os.kill(int((stack.home / "hub" / "hub.pid").read_text().split()[0]), signal.SIGKILL)
+    stack.bootstrap("up")
+    assert stack.cli("grant", "list", "--json") == before
+    again = stack.login("researcher")
+    if not again.client.get("/hub/api/users/researcher").json()["servers"]:
+        again.start_server()
+    assert "read 432128" in again.execute(UNLOCK_AND_READ).stdout
+    stack.cli("audit", "verify", "--root", str(stack.home / "simulated" / "ark.pem"))
+
+
+def secrets_of(stack: Stack) -> list[bytes]:
+    """Return every secret of the first start in the forms in which it could leak."""
+    found: list[bytes] = []
+    for line in (stack.home / "login.txt").read_text().splitlines():
+        words = line.split()
+        if len(words) == 2 and words[0] in ("researcher", "visitor", "operator"):
+            found.append(words[1].encode())
+    found.append((stack.home / "owner" / "token").read_text().strip().encode())
+    for path in (stack.home / "broker" / "kek.key", *(stack.home / "owner" / "keys").glob("*")):
+        content = path.read_bytes()
+        found += [content.strip()] if len(content) >= 16 else []
+        if len(content) == 32:
+            found += [content.hex().encode(), base64.b64encode(content)]
+    from sealroom.crypt4gh import keys
+
+    for path in (stack.home / "owner" / "keys").glob("*"):
+        raw = bytes(keys.load_secret_key(path.read_bytes()).reveal())
+        found += [raw, raw.hex().encode(), base64.b64encode(raw).rstrip(b"=")]
+    return found
+
+
+def test_nothing_secret_in_logs_processes_environments_or_notebooks(
+    stack: Stack, researcher: Session
+) -> None:
+    secrets = secrets_of(stack)
+    assert len(secrets) >= 6
+    logs = [p for p in stack.home.rglob("*.log*") if p.is_file()]
+    assert logs
+    homes = [p for p in (stack.home / "users").rglob("*") if p.is_file() and not p.is_symlink()]
+    for path in [*logs, *homes]:
+        content = path.read_bytes()
+        assert not [s for s in secrets if s in content], path
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit() or int(process.name) == os.getpid():
+            continue
+        for part in ("cmdline", "environ"):
+            try:
+                content = (process / part).read_bytes()
+            except OSError:
+                continue
+            assert not [s for s in secrets if s in content], (process.name, part)
+    kernel = researcher.execute("import os, json; print(json.dumps(dict(os.environ)))")
+    environment = json.loads(kernel.stdout)
+    assert "SEALROOM_RUN" in environment
+    assert not [name for name in environment if "TOKEN" in name or "SECRET" in name or "PASSWORD" in name]
+
+
+def test_three_refusals_are_shown(stack: Stack, researcher: Session) -> None:
+    done = subprocess.run(
+        ["make", "--no-print-directory", "demo-refusals"],
+        cwd=REPOSITORY,
+        env=stack.environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for word in ("segment", "signature", "expired"):
+        assert word in done.stdout.lower(), done.stdout
