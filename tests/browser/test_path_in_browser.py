@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A person's path in a real Chromium: spawn page, progress, JupyterLab, panel, unlock, notebook, refusals.
 
-It looks at what is on the screen: it fails if amber turns green, or a refusal loses its reason. Screenshots go to
-`test-results/`; `SEALROOM_SCREENSHOT` names the file that the README's picture is written to.
+It looks at what is on the screen and fails if amber turns green or a refusal loses its reason. Screenshots go
+to `test-results/`; `SEALROOM_SCREENSHOT` names the file that the picture in the README is written to.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def hue(page: Page, selector: str) -> float:
     colours = page.eval_on_selector(
         selector,
         """element => [element, ...element.querySelectorAll('*')].flatMap(e => {
-             const s = getComputedStyle(e); return [s.color, s.backgroundColor, s.fill, s.borderTopColor]; })""",
+             const s = getComputedStyle(e);
+             return [s.color, s.backgroundColor, s.fill, s.borderTopColor]; })""",
     )
     best = (0.0, -1.0)
     for colour in colours:

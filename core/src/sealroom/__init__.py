@@ -1,1 +1,48 @@
 # SPDX-License-Identifier: BSD-3-Clause
+"""Sealroom: verify what a confidential notebook server can prove, and read the sealed datasets it was given.
+
+In a notebook:
+
+- `sealroom.status()`: what this server can prove about itself.
+- `sealroom.datasets()`: the datasets on offer, and their state for you.
+- `sealroom.unlock("heartbeats")`: have one released to this server.
+- `sealroom.open("heartbeats/ecg.npy")`: read a file of it, decrypted in memory.
+- `sealroom.record("heartbeats")`: what was proven, by whom, on which dataset.
+
+Importing this package loads nothing else; each name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sealroom import datasets, errors
+    from sealroom.datasets.api import open, record, status, unlock  # noqa: A004 - meant to be sealroom.open
+
+    __version__: str
+
+__all__ = ["__version__", "datasets", "errors", "open", "record", "status", "unlock"]
+
+_FROM_API = ("open", "record", "status", "unlock")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FROM_API:
+        from sealroom.datasets import api
+
+        return getattr(api, name)
+    if name in ("datasets", "errors"):
+        # `datasets` is a package that can be called: `sealroom.datasets()` works before and after its import.
+        import importlib
+
+        return importlib.import_module(f"sealroom.{name}")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("sealroom")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -55,13 +55,7 @@ export interface IReason {
   sentence: string;
 }
 
-export type Condition =
-  | 'locked'
-  | 'unlocked'
-  | 'not_granted'
-  | 'expired'
-  | 'withdrawn'
-  | 'refused';
+export type Condition = 'locked' | 'unlocked' | 'not_granted' | 'expired' | 'withdrawn' | 'refused';
 
 export interface IDataset {
   id: string;
@@ -78,6 +72,8 @@ export interface IDataset {
   manifest_sha256: string;
   terms: ITerm[];
   purposes: ITerm[];
+  /** The purpose it was unlocked for. */
+  purpose?: ITerm | null;
   state: Condition;
   until: string | null;
   reasons: IReason[];

@@ -24,6 +24,15 @@ export function formatTime(value: string | Date, language?: string): string {
   return new Intl.DateTimeFormat(language, options).format(new Date(value));
 }
 
+/** Time of day alone where the day is `now`'s, else date and time. */
+export function formatShortTime(value: string | Date, now: Date, language?: string): string {
+  const date = new Date(value);
+  if (date.toDateString() !== now.toDateString()) {
+    return formatTime(date, language);
+  }
+  return new Intl.DateTimeFormat(language, { timeStyle: 'short' }).format(date);
+}
+
 const STEPS: [Intl.RelativeTimeFormatUnit, number][] = [
   ['day', 86_400],
   ['hour', 3_600],
@@ -74,9 +83,9 @@ function shellWord(text: string): string {
 /** Python that reads an unlocked dataset. */
 export function snippet(id: string, names: readonly string[] | undefined): string {
   if (names !== undefined && names.length > 0) {
-    return `import sealroom\n\nfile = sealroom.open(${pythonString(`${id}/${names[0]}`)})`;
+    return `import sealroom\nfile = sealroom.open(${pythonString(`${id}/${names[0]}`)})`;
   }
-  return `import sealroom\n\ndataset = sealroom.unlock(${pythonString(id)})\ndataset.files`;
+  return `import sealroom\nds = sealroom.unlock(${pythonString(id)})\nds.files`;
 }
 
 function pythonString(text: string): string {

@@ -10,7 +10,10 @@ import type { Shown } from './tiers';
 import type { ISealroomModel } from './tokens';
 
 /** Longest pause between questions after failures, in milliseconds. */
-const MAX_PAUSE = 60_000;
+const MAX_PAUSE = 30_000;
+
+/** Pause while the server is starting, in milliseconds. */
+const SOON = 1_500;
 
 /** The model behind the status bar, the panel and the commands. */
 export class SealroomModel implements ISealroomModel, IDisposable {
@@ -74,6 +77,7 @@ export class SealroomModel implements ISealroomModel, IDisposable {
 
   dispose(): void {
     if (!this.isDisposed) {
+      clearTimeout(this._soon);
       this._poll.dispose();
       Signal.clearData(this);
     }
@@ -167,7 +171,8 @@ export class SealroomModel implements ISealroomModel, IDisposable {
   }
 
   /**
-   * Ask for status and datasets at once. Rejects if either failed, so that the poll backs off.
+   * Ask for status and datasets at once. Rejects if the notebook server does not answer, so that the poll backs off;
+   * it answers with an error of its own while only the broker is away.
    *
    * An answer is dropped where something was changed since the question: it may be older than the change.
    */
@@ -191,9 +196,18 @@ export class SealroomModel implements ISealroomModel, IDisposable {
       this._datasetsError = asRequestError(datasets.reason);
     }
     this._changed.emit();
-    const failed = this._statusError ?? this._datasetsError;
-    if (failed !== null) {
-      throw failed;
+    if (this._statusError !== null) {
+      throw this._statusError;
+    }
+    this._hurry();
+  }
+
+  /** Ask again soon while the server is on its way to being proven. */
+  private _hurry(): void {
+    const phase = this._status?.phase;
+    clearTimeout(this._soon);
+    if (phase === 'starting' || phase === 'evidence') {
+      this._soon = setTimeout(() => void this._poll.refresh(), SOON);
     }
   }
 
@@ -236,6 +250,7 @@ export class SealroomModel implements ISealroomModel, IDisposable {
   private _proveError: RequestError | null = null;
   private _generation = 0;
   private _skew = 0;
+  private _soon: ReturnType<typeof setTimeout> | undefined;
 }
 
 export namespace SealroomModel {

@@ -9,8 +9,8 @@
 import type { TranslationBundle } from '@jupyterlab/translation';
 import type { Condition, IDataset, IStatus, Outcome, Tier } from './api';
 
-/** A tier, or why there is none to show now. */
-export type Shown = Tier | 'checking' | 'unreachable';
+/** A tier, or why there is none to show now: `unknown` means that the notebook server itself gives no answer. */
+export type Shown = Tier | 'checking' | 'unreachable' | 'unknown';
 
 /** Colour family; the words and the icon always say the same. */
 export type Tone = 'green' | 'amber' | 'red' | 'blue' | 'grey';
@@ -23,7 +23,7 @@ const TIERS: readonly Tier[] = ['affirming', 'warning', 'simulated', 'contraindi
 /** Decide what to show for a status; `null` where none has come yet. */
 export function shownFor(status: IStatus | null, reachable: boolean, now: Date): Shown {
   if (!reachable) {
-    return 'unreachable';
+    return 'unknown';
   }
   if (status === null) {
     return 'checking';
@@ -60,6 +60,11 @@ export function knownTier(tier: string): Tier {
   return TIERS.find(known => known === tier) ?? 'none';
 }
 
+/** Whether a result holds now. Where it does not, earlier tiers of devices are the last known ones only. */
+export function isCurrent(shown: Shown): boolean {
+  return shown !== 'checking' && shown !== 'unreachable' && shown !== 'unknown';
+}
+
 export function toneOf(shown: Shown): Tone {
   switch (shown) {
     case 'affirming':
@@ -90,13 +95,18 @@ export function labelOf(shown: Shown, trans: TranslationBundle): string {
       return trans.__('Checking…');
     case 'unreachable':
       return trans.__('Broker unreachable');
+    case 'unknown':
+      return trans.__('Status unknown');
   }
 }
 
 /** Sentences to show where the server sent none that fit what is shown. */
-export function sentencesOf(shown: Shown, status: IStatus | null, trans: TranslationBundle): string[] {
+export function sentencesOf(
+  shown: Shown,
+  status: IStatus | null,
+  trans: TranslationBundle
+): string[] {
   const own = status?.sentences.filter(sentence => sentence !== '') ?? [];
-  const current = status !== null && (status.phase === 'verified' || status.phase === 'refused');
   if (shown === 'checking' && status?.phase === 'verified') {
     return [
       trans.__('The last proof has expired.'),
@@ -109,7 +119,7 @@ export function sentencesOf(shown: Shown, status: IStatus | null, trans: Transla
       trans.__('Treat this server as not verified.')
     ];
   }
-  if (own.length > 0 && (current || shown === 'checking')) {
+  if (own.length > 0 && shown !== 'unknown') {
     return own;
   }
   switch (shown) {

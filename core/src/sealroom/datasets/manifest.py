@@ -7,7 +7,7 @@ it.
 
 Invariants:
 
-- The bytes are canonical JSON (keys sorted, no spaces, UTF-8, no newline at the end): one manifest has one
+- The bytes are canonical JSON (RFC 8785): one manifest has one
   digest.
 - Unknown fields are refused: this is our own format, and a newer one has another `format`.
 - Names cannot leave the dataset's directory.
@@ -18,9 +18,9 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import json
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -39,6 +39,7 @@ from pydantic import (
     model_validator,
 )
 
+from sealroom.canonical import canonical_json
 from sealroom.crypt4gh import PublicKey, cipher_size, segment_count
 from sealroom.datasets.terms import Term
 from sealroom.errors import FormatError, SignatureError
@@ -67,14 +68,18 @@ def check_name(name: str) -> str:
     """
     parts = name.split("/")
     wrong = (
-        any(part in ("", ".", "..") or len(part.encode()) > _MAX_PART_BYTES for part in parts)
+        _has_controls(name, allowed="")
+        or any(part in ("", ".", "..") or len(part.encode()) > _MAX_PART_BYTES for part in parts)
         or "\\" in name
-        or _has_controls(name, allowed="")
         or len(name.encode()) > _MAX_NAME_BYTES
         or unicodedata.normalize("NFC", name) != name
     )
     if wrong:
-        raise FormatError(f"{name!r} is not a usable name of a file in a dataset.", field="name")
+        raise FormatError(
+            f"{name!r} is not a usable name of a file in a dataset.",
+            field="name",
+            advice="Rename it: no backslashes, no control characters, no '..', at most 240 bytes a part.",
+        )
     return name
 
 
@@ -107,7 +112,7 @@ def _plain_text(text: str) -> str:
 def _valid_name(name: str) -> str:
     try:
         return check_name(name)
-    except (FormatError, UnicodeEncodeError) as error:
+    except FormatError as error:
         raise ValueError("not a usable file name") from error
 
 
@@ -199,6 +204,18 @@ class Manifest(BaseModel):
         return self
 
     @classmethod
+    def build(cls, fields: Mapping[str, object]) -> Manifest:
+        """Make a manifest from its fields.
+
+        Raises:
+            FormatError: A field cannot be used.
+        """
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise _format_error(error) from error
+
+    @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
         """Parse a manifest. This does not verify who made it: see `verify_manifest`.
 
@@ -220,8 +237,7 @@ class Manifest(BaseModel):
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes, which are what is signed."""
-        fields = self.model_dump(mode="json")
-        return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        return canonical_json(self.model_dump(mode="json"))
 
     @property
     def size(self) -> int:

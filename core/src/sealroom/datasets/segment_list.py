@@ -21,6 +21,8 @@ from sealroom.errors import IntegrityError
 
 RECORD = 60
 """Bytes of a record."""
+COPY_AGAIN = "Do not use this copy: get the file again from the data owner, and tell them if it stays so."
+"""What to do about a sealed file that is not what its manifest says."""
 _NONCE = 12
 _TAG = 16
 
@@ -77,7 +79,17 @@ class SegmentList:
         start = index * RECORD + _NONCE + _TAG
         return hashlib.sha256(segment).digest() == self._records[start : start + 32]
 
-    def find(self, segment: memoryview) -> int | None:
-        """Return where a segment belongs, to say what happened to it."""
+    def refusal(self, name: str, index: int, segment: memoryview) -> IntegrityError:
+        """Return the error for a segment that is not the one of this place."""
+        other = self._find(segment)
+        if other is not None and other != index:
+            what = f"holds what belongs into segment {other + 1}: segments were swapped or duplicated"
+        elif other == index:
+            what = "was changed after the data owner sealed it"
+        else:
+            what = "is not from the data owner: it was injected or overwritten"
+        return IntegrityError(f"{name}: segment {index + 1} of {len(self)} {what}.", advice=COPY_AGAIN)
+
+    def _find(self, segment: memoryview) -> int | None:
         nonce = bytes(segment[:_NONCE])
         return next((i for i, record in enumerate(self) if record[:_NONCE] == nonce), None)

@@ -1,1 +1,31 @@
 # SPDX-License-Identifier: BSD-3-Clause
+"""Where a guest's evidence comes from.
+
+What this is: providers behind one interface, and the choice among them. What it is not: verification;
+evidence is as gathered, and the guest itself is no judge of it.
+
+Invariants:
+
+- `detect` tries real hardware before the simulated processor and says what it tried.
+- A provider that cannot be used says why and raises nothing; one that fails raises `NetworkError` or
+  `ProtocolError`.
+"""
+
+from sealroom.guest.coco import CocoProvider
+from sealroom.guest.configfs import ConfigfsProvider
+from sealroom.guest.detect import Detection, candidates, detect
+from sealroom.guest.provider import GuestEvidence, Provider
+from sealroom.guest.sevguest import SevGuestProvider
+from sealroom.guest.simulated import SimulatedProvider
+
+__all__ = [
+    "CocoProvider",
+    "ConfigfsProvider",
+    "Detection",
+    "GuestEvidence",
+    "Provider",
+    "SevGuestProvider",
+    "SimulatedProvider",
+    "candidates",
+    "detect",
+]

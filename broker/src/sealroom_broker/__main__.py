@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`sealroom-broker`: make a broker's state, run it, and make tokens for data owners."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sealroom.errors import ConfigurationError, Error
+
+from sealroom_broker import __version__
+from sealroom_broker.broker import utc_now
+from sealroom_broker.config import load_config
+from sealroom_broker.files import create_private
+from sealroom_broker.migrate import migrate
+from sealroom_broker.owners import add_token, list_tokens, remove_token
+from sealroom_broker.serve import serve
+from sealroom_broker.setup import Plan, initialise
+from sealroom_broker.store import Store
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status: 0 done, 1 not possible, 64 wrong usage."""
+    parser = _parser()
+    try:
+        options = parser.parse_args(arguments)
+    except SystemExit as error:
+        return 64 if error.code else 0
+    try:
+        return int(options.run(options) or 0)
+    except Error as error:
+        sys.stderr.write(f"sealroom-broker: {error.diagnostics()}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sealroom-broker", description="Key broker of Sealroom.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _init_parser(commands.add_parser("init", help="make keys, configuration, database and log in a folder"))
+    _serve_parser(commands.add_parser("serve", help="run the broker"))
+    _token_parser(commands.add_parser("token", help="tokens for data owners"))
+    return parser
+
+
+def _init_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--home", type=Path, required=True, help="the broker's folder")
+    parser.add_argument(
+        "--mode", choices=("production", "development"), help="default: production, unless a root is given"
+    )
+    parser.add_argument("--name", default="sealroom-broker", help="name of the broker and of its log")
+    parser.add_argument("--listen", default="127.0.0.1:8200", metavar="ADDRESS:PORT")
+    parser.add_argument("--development-root", type=Path, metavar="PEM", help="root of simulated processors")
+    parser.add_argument("--environments", type=Path, action="append", default=[], metavar="DIR")
+    parser.add_argument("--publisher", type=Path, action="append", default=[], metavar="PEM")
+    parser.add_argument(
+        "--hub-api-url", default="", metavar="URL", help="API of the hub that knows the people"
+    )
+    parser.add_argument(
+        "--hub-service", default="sealroom-broker", metavar="NAME", help="the broker's name at the hub"
+    )
+    parser.set_defaults(run=_init)
+
+
+def _serve_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--listen", metavar="ADDRESS:PORT", help="in place of the configured address")
+    parser.add_argument(
+        "--die-with-parent", action="store_true", help="end when the process that started it ends"
+    )
+    parser.set_defaults(run=_serve)
+
+
+def _token_parser(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, run, text in (
+        ("add", _token_add, "make a token and write it to a file of mode 0600"),
+        ("list", _token_list, "list the tokens' names"),
+        ("remove", _token_remove, "forget a token"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--config", type=Path, required=True, metavar="FILE")
+        if name != "list":
+            command.add_argument("--name", required=True, help="whose token it is; stands in the audit log")
+        if name == "add":
+            command.add_argument("--out", type=Path, required=True, metavar="FILE")
+        command.set_defaults(run=run)
+
+
+def _init(options: argparse.Namespace) -> int:
+    development = options.mode == "development" or (
+        options.mode is None and options.development_root is not None
+    )
+    plan = Plan(
+        mode="development" if development else "production",
+        name=options.name,
+        listen=options.listen,
+        development_root=options.development_root,
+        environments=options.environments,
+        publishers=options.publisher,
+        hub_api_url=options.hub_api_url,
+        hub_service=options.hub_service,
+    )
+    sys.stdout.write(f"{initialise(options.home, plan)}\n")
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    return serve(
+        options.config, listen=options.listen, die_with_parent=options.die_with_parent, environ=os.environ
+    )
+
+
+def _token_add(options: argparse.Namespace) -> int:
+    if options.out.exists():
+        raise ConfigurationError(f"{options.out} is there already.", advice="Name another file.")
+    store = _store(options.config)
+    try:
+        create_private(options.out, (add_token(store, options.name, utc_now()) + "\n").encode())
+    finally:
+        store.close()
+    return 0
+
+
+def _token_list(options: argparse.Namespace) -> int:
+    store = _store(options.config)
+    try:
+        for name, made in list_tokens(store):
+            sys.stdout.write(f"{made:%Y-%m-%d %H:%M}  {name}\n")
+    finally:
+        store.close()
+    return 0
+
+
+def _token_remove(options: argparse.Namespace) -> int:
+    store = _store(options.config)
+    try:
+        remove_token(store, options.name)
+    finally:
+        store.close()
+    return 0
+
+
+def _store(config: Path) -> Store:
+    store = Store(load_config(config).database)
+    try:
+        migrate(store)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+if __name__ == "__main__":
+    sys.exit(main())

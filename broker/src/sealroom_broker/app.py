@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The broker as an ASGI application.
+
+The calls are at `/kbs/v0`, and again under a prefix where a hub's proxy hands requests on with the prefix in
+place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from sealroom.errors import Error
+from sealroom.kbs.messages import PREFIX
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute, Mount
+
+from sealroom_broker import admin_routes, kbs_routes, pages, sealroom_routes
+from sealroom_broker.broker import Broker
+from sealroom_broker.limits import RateLimit
+from sealroom_broker.problem import Problem
+from sealroom_broker.web import Guard, on_problem
+
+_IDENTITY_CHECKS = 8
+"""People's tokens that are checked at the same time."""
+
+
+def create_app(broker: Broker, *, prefix: str = "") -> Starlette:
+    """Make the application.
+
+    Args:
+        broker: What it serves; closed when the application ends.
+        prefix: Path under which a proxy hands on requests, for example `/services/sealroom-broker`.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        yield
+        broker.close()
+
+    routes = _routes()
+    prefix = prefix.rstrip("/")
+    if prefix:
+        routes = [Mount(prefix, routes=routes), *routes]
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(Guard), Middleware(RateLimit, limits=broker.config.limits)],
+        exception_handlers={Problem: on_problem, Error: on_problem, HTTPException: on_problem},
+        lifespan=lifespan,
+    )
+    app.state.broker = broker
+    app.state.identity_checks = asyncio.Semaphore(_IDENTITY_CHECKS)
+    # A path with a slash too many is not found; a redirect would make clients send a body again.
+    app.router.redirect_slashes = False
+    return app
+
+
+def _routes() -> Sequence[BaseRoute]:
+    kbs = [
+        Mount("/sealroom/admin", routes=admin_routes.ROUTES),
+        Mount("/sealroom", routes=sealroom_routes.ROUTES),
+        *kbs_routes.ROUTES,
+    ]
+    return [Mount(PREFIX, routes=kbs), *pages.ROUTES]

@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The release decision: may this server of this person have this dataset for this purpose now?
+
+Pure: what is known comes in, `Allowed` or `Refused` comes out. Nothing is looked up and no clock is read.
+
+Invariants:
+
+- Only a path through every rule ends in `Allowed`; whatever is absent refuses.
+- Each rule has an id that stays, and two sentences: one for the person who was refused, one for the owner.
+- All reasons that stand in the way of the best grant are given, not only the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from sealroom.kbs.calls import Grant, Person, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What the broker knows about the attested server."""
+
+    tier: str
+    """`affirming`, `warning`, `simulated`, `contraindicated` or `none`."""
+    simulated: bool
+    environment: str | None
+    """Digest of the environment that the evidence matched."""
+    until: datetime
+    """When the attestation is too old."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """What the decision needs of a dataset."""
+
+    id: str
+    title: str
+    owner: str
+    ask: str
+    """Whom to ask: the contact in its manifest, or the owner's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule of the decision. Both sentences are formatted with `Facts.words`."""
+
+    id: str
+    researcher: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """A rule that stands in the way, in words."""
+
+    rule: str
+    researcher: str
+    owner: str
+
+    def reason(self) -> Reason:
+        """Return what the person is told."""
+        return Reason(code=self.rule, sentence=self.researcher)
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Yes, because of this grant."""
+
+    grant: Grant
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """No, and why."""
+
+    denials: tuple[Denial, ...]
+    ask: str = ""
+    grant: Grant | None = None
+    """The grant that came closest, if the person has one."""
+
+    @property
+    def reasons(self) -> tuple[Reason, ...]:
+        """What the person is told."""
+        return tuple(denial.reason() for denial in self.denials)
+
+
+def _rules(*rules: Rule) -> Mapping[str, Rule]:
+    return {rule.id: rule for rule in rules}
+
+
+RULES: Mapping[str, Rule] = _rules(
+    Rule(
+        "dataset.unknown",
+        "This broker has no dataset {dataset}.",
+        "Somebody asked for {dataset}, which is not registered here.",
+    ),
+    Rule(
+        "attestation.expired",
+        "The last proof of your server is too old; it must prove itself again.",
+        "The server's last attestation ended at {attested_until}.",
+    ),
+    Rule(
+        "simulated.production",
+        "Your server proved itself with a simulated processor, which this broker does not accept.",
+        "A simulated attestation reached the decision of a production broker.",
+    ),
+    Rule(
+        "environment.unknown",
+        "Your server runs an environment that this broker has not approved.",
+        "The server's evidence matches no environment that an approved publisher signed.",
+    ),
+    Rule(
+        "person.none",
+        "The broker does not know who you are: your server has not presented your login.",
+        "No person is bound to the session.",
+    ),
+    Rule(
+        "grant.none",
+        "You have no grant for {title}. Ask {ask} for access.",
+        "{person} has no grant for {dataset}.",
+    ),
+    Rule(
+        "grant.withdrawn",
+        "Your grant for {title} was withdrawn on {withdrawn}. Ask {ask} if you need access again.",
+        "The grant {grant} of {person} was withdrawn on {withdrawn}.",
+    ),
+    Rule(
+        "grant.expired",
+        "Your grant for {title} ended on {until}. Ask {ask} to extend it.",
+        "The grant {grant} of {person} ended on {until}.",
+    ),
+    Rule(
+        "grant.not_started",
+        "Your grant for {title} begins on {starts}.",
+        "The grant {grant} of {person} begins on {starts}.",
+    ),
+    Rule(
+        "grant.purpose",
+        "Your grant for {title} allows the purposes {purposes}, not {purpose}. "
+        "Choose one of them, or ask {ask}.",
+        "{person} asked for the purpose {purpose}; the grant {grant} allows {purposes}.",
+    ),
+    Rule(
+        "grant.environment",
+        "Your grant for {title} does not cover the environment that your server runs. "
+        "Start a server in an environment that it covers, or ask {ask}.",
+        "The grant {grant} does not cover the environment {environment}.",
+    ),
+    Rule(
+        "tier.below",
+        "Your server's proof is {tier}, and {title} needs {minimum}.",
+        "The server's appraisal is {tier}; the grant {grant} needs {minimum}.",
+    ),
+    Rule(
+        "file.unknown",
+        "{title} has no file {file}.",
+        "A header was sent for {file}, which the registered manifest of {dataset} does not name.",
+    ),
+    Rule(
+        "file.header",
+        "The sealed file {file} is not the one that its owner registered: its header was changed. "
+        "Do not use it, and tell {ask}.",
+        "The header of {file} that was sent is not the registered one of {dataset}.",
+    ),
+)
+"""Every rule of the decision by its id."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Everything that the decision looks at."""
+
+    server: Server
+    person: Person | None
+    dataset: Dataset | None
+    grants: tuple[Grant, ...]
+    """All grants of the dataset, also those of other people, ended and withdrawn ones."""
+    approved: frozenset[str]
+    """Digests of the environments that the broker approves."""
+    purpose: str | None
+    """DUO code; None asks whether any purpose would do, which is for showing only."""
+    now: datetime
+    development: bool
+    """Whether the broker runs in mode `development`."""
+    dataset_id: str = ""
+    """What was asked for, where `dataset` is None."""
+
+    def with_grants(self, grants: tuple[Grant, ...]) -> Facts:
+        """Return the same facts with other grants."""
+        return replace(self, grants=grants)
+
+    def words(self, grant: Grant | None = None) -> dict[str, str]:
+        """Return what the rules' sentences name."""
+        dataset, person = self.dataset, self.person
+        return {
+            "dataset": dataset.id if dataset else self.dataset_id,
+            "title": dataset.title if dataset else self.dataset_id,
+            "ask": (dataset.ask if dataset else "") or "the data owner",
+            "person": person.name if person else "nobody",
+            "purpose": self.purpose or "",
+            "environment": self.server.environment or "unknown",
+            "tier": self.server.tier,
+            "attested_until": _day(self.server.until),
+            "grant": grant.id if grant else "",
+            "withdrawn": _day(grant.withdrawn) if grant else "",
+            "until": _day(grant.until) if grant else "",
+            "starts": _day(grant.starts) if grant else "",
+            "purposes": ", ".join(grant.purposes) if grant else "",
+            "minimum": grant.minimum if grant else "",
+        }
+
+
+def decide(facts: Facts) -> Allowed | Refused:
+    """Decide on a release.
+
+    Args:
+        facts: What is known about server, person, dataset, grants and purpose, and the time of the decision.
+    """
+    # 1. What was asked for must exist.
+    if facts.dataset is None:
+        return Refused((_denial("dataset.unknown", facts),))
+    # 2. The server, whoever sits at it.
+    standing = tuple(_denial(rule, facts) for rule, broken in _SERVER_RULES if broken(facts))
+    # 3. The person.
+    if facts.person is None:
+        return Refused((*standing, _denial("person.none", facts)), ask=facts.dataset.ask)
+    # 4. The person's grants: the first that nothing stands in the way of, else the one that comes closest.
+    candidates = [grant for grant in facts.grants if _names(grant, facts.person, facts.dataset)]
+    if not candidates:
+        return Refused((*standing, _denial("grant.none", facts)), ask=facts.dataset.ask)
+    judged = [(_grant_denials(grant, facts), grant) for grant in sorted(candidates, key=_newest_first)]
+    denials, grant = min(judged, key=lambda item: (bool(_out_of_time(item[1], facts)), len(item[0])))
+    if not standing and not denials:
+        return Allowed(grant)
+    return Refused((*standing, *denials), ask=facts.dataset.ask, grant=grant)
+
+
+def granted_purposes(facts: Facts) -> tuple[str, ...]:
+    """Return the purposes that the person's running grants allow, wherever the server stands."""
+    if facts.dataset is None or facts.person is None:
+        return ()
+    codes = [
+        code
+        for grant in facts.grants
+        if _names(grant, facts.person, facts.dataset) and not _out_of_time(grant, facts)
+        for code in grant.purposes
+    ]
+    return tuple(dict.fromkeys(codes))
+
+
+_SERVER_RULES: tuple[tuple[str, Callable[[Facts], bool]], ...] = (
+    ("attestation.expired", lambda f: f.now >= f.server.until),
+    (
+        "simulated.production",
+        lambda f: not f.development and (f.server.simulated or f.server.tier == "simulated"),
+    ),
+    ("environment.unknown", lambda f: f.server.environment not in f.approved),
+)
+
+_TIME_RULES: tuple[tuple[str, Callable[[Grant, Facts], bool]], ...] = (
+    ("grant.withdrawn", lambda g, _: g.withdrawn is not None),
+    ("grant.expired", lambda g, f: g.until is not None and f.now >= g.until),
+    ("grant.not_started", lambda g, f: g.starts is not None and f.now < g.starts),
+)
+
+_USE_RULES: tuple[tuple[str, Callable[[Grant, Facts], bool]], ...] = (
+    ("grant.purpose", lambda g, f: f.purpose is not None and f.purpose not in g.purposes),
+    ("grant.environment", lambda g, f: bool(g.environments) and f.server.environment not in g.environments),
+    ("tier.below", lambda g, f: f.server.tier not in _accepted_tiers(g, development=f.development)),
+)
+
+
+def _accepted_tiers(grant: Grant, *, development: bool) -> frozenset[str]:
+    # `warning` is below `affirming`, and no grant can ask for less than that but `simulated`, which only a
+    # development broker knows.
+    if grant.minimum == "simulated" and development:
+        return frozenset({"affirming", "simulated"})
+    return frozenset({"affirming"})
+
+
+def _names(grant: Grant, person: Person, dataset: Dataset) -> bool:
+    """Tell whether the grant is this person's and for this dataset."""
+    if grant.dataset != dataset.id or bool(grant.subject) == bool(grant.group):
+        return False
+    return grant.subject == person.subject if grant.subject else grant.group in person.groups
+
+
+def _out_of_time(grant: Grant, facts: Facts) -> tuple[Denial, ...]:
+    # A withdrawn grant is that and nothing else; when it would have ended does not matter any more.
+    return next(
+        ((_denial(rule, facts, grant),) for rule, broken in _TIME_RULES if broken(grant, facts)),
+        (),
+    )
+
+
+def _grant_denials(grant: Grant, facts: Facts) -> tuple[Denial, ...]:
+    ended = _out_of_time(grant, facts)
+    if ended:
+        return ended
+    return tuple(_denial(rule, facts, grant) for rule, broken in _USE_RULES if broken(grant, facts))
+
+
+def _newest_first(grant: Grant) -> float:
+    return -grant.created.timestamp()
+
+
+def _denial(rule_id: str, facts: Facts, grant: Grant | None = None) -> Denial:
+    rule, words = RULES[rule_id], facts.words(grant)
+    return Denial(rule.id, rule.researcher.format_map(words), rule.owner.format_map(words))
+
+
+def _day(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC" if moment else ""
+
+
+def rule_ids() -> Iterable[str]:
+    """Return the ids of all rules, for the reference page."""
+    return RULES.keys()

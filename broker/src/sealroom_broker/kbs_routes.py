@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The KBS protocol's own calls: `auth`, `attest`, `resource/<repository>/<type>/<tag>`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sealroom.kbs.messages import SESSION_COOKIE, AttestResponse, AuthRequest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from sealroom_broker.broker import Broker
+from sealroom_broker.web import answer_json, in_thread, parse_body, read_body
+
+
+def broker_of(request: Request) -> Broker:
+    """Return the broker that serves a request."""
+    broker: Broker = request.app.state.broker
+    return broker
+
+
+async def body_of(request: Request) -> bytes:
+    """Read a request's body within the configured limits."""
+    limits = broker_of(request).config.limits
+    return await read_body(request, limits.body, limits.body_seconds)
+
+
+def cookie_of(request: Request) -> str | None:
+    """Return the session's cookie."""
+    return request.cookies.get(SESSION_COOKIE)
+
+
+async def auth(request: Request) -> Response:
+    """Begin a handshake."""
+    broker = broker_of(request)
+    message = parse_body(AuthRequest, await body_of(request))
+    now = broker.clock()
+    cookie, challenge = await in_thread(broker.sessions.begin, message, cookie_of(request), now)
+    return _with_cookie(Response(challenge.to_json(), media_type="application/json"), request, cookie, now)
+
+
+async def attest(request: Request) -> Response:
+    """Judge evidence and answer with an attestation result."""
+    broker = broker_of(request)
+    body, cookie, now = await body_of(request), cookie_of(request), broker.clock()
+    token = await in_thread(broker.attestations.attest, cookie, body, now)
+    response = Response(AttestResponse(token=token).to_json(), media_type="application/json")
+    return _with_cookie(response, request, cookie or "", now)
+
+
+async def resource(request: Request) -> Response:
+    """Release a static resource."""
+    broker = broker_of(request)
+    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+    path = "{repository}/{type}/{tag}".format_map(request.path_params)
+    token = bearer.strip() if scheme.lower() == "bearer" else None
+    released = await in_thread(broker.resources.release, cookie_of(request), token, path, broker.clock())
+    return answer_json(released)
+
+
+def _with_cookie(response: Response, request: Request, cookie: str, now: datetime) -> Response:
+    life = broker_of(request).config.periods.session_delta
+    # No path: a browser and a guest use the folder of the call, under a proxy's prefix too. Trustee sends
+    # `Expires`; where both are there, `Max-Age` wins, which does not need the guest's clock to be right.
+    response.set_cookie(
+        SESSION_COOKIE,
+        cookie,
+        max_age=int(life.total_seconds()),
+        expires=now + life,
+        path=None,
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
+    return response
+
+
+ROUTES: Sequence[BaseRoute] = (
+    Route("/auth", auth, methods=["POST"]),
+    Route("/attest", attest, methods=["POST"]),
+    Route("/resource/{repository}/{type}/{tag}", resource, methods=["GET"]),
+)

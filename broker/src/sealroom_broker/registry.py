@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Datasets and grants: what owners put in, and how both are read for a decision."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from sealroom.crypt4gh import SecretKey
+from sealroom.datasets.manifest import Manifest, verify_manifest
+from sealroom.datasets.terms import LABELS
+from sealroom.errors import Error
+from sealroom.kbs.calls import DatasetRegistration, Grant, GrantSpec, Term
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from sealroom_broker.config import Mode
+from sealroom_broker.decide import Dataset
+from sealroom_broker.problem import Problem, bad_request, not_found
+from sealroom_broker.store import DatasetRow, GrantRow
+from sealroom_broker.wrap import KeyWrap
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def key_context(dataset: str) -> str:
+    """Return what a dataset's wrapped key is bound to."""
+    return f"dataset:{dataset}"
+
+
+@lru_cache(maxsize=32)
+def parse_manifest(data: bytes) -> Manifest:
+    """Parse a manifest whose signature was verified when it was registered."""
+    return Manifest.from_bytes(data)
+
+
+def as_dataset(row: DatasetRow, default_contact: str = "") -> Dataset:
+    """Return what the decision needs of a dataset."""
+    manifest = parse_manifest(row.manifest)
+    ask = manifest.contact or manifest.owner or default_contact
+    return Dataset(id=row.id, title=manifest.title, owner=manifest.owner, ask=ask)
+
+
+def register(
+    session: Session, registration: DatasetRegistration, wrap: KeyWrap, now: datetime
+) -> tuple[DatasetRow, bool]:
+    """Register a dataset, or a newer manifest of one.
+
+    Returns:
+        The dataset, and whether anything changed.
+
+    Raises:
+        Problem: The manifest is not the owner's, the key is not the dataset's, or another owner has this id.
+    """
+    data, signature, owner_key, raw_key = (
+        _decoded(getattr(registration, name), name)
+        for name in ("manifest", "signature", "owner_key", "secret_key")
+    )
+    try:
+        manifest = verify_manifest(data, signature, owner_key)
+        secret = SecretKey(raw_key)
+    except Error as error:
+        raise bad_request(error.diagnostics()) from error
+    if secret.public.to_base64() != manifest.dataset_key:
+        raise bad_request("The secret key is not the one that the dataset's files are sealed to.")
+    row = session.get(DatasetRow, manifest.id)
+    if row is not None and row.owner_key != owner_key:
+        raise Problem(409, "Conflict", f"A dataset {manifest.id} of another owner is registered already.")
+    if row is not None and row.manifest == data:
+        return row, False
+    if row is None:
+        row = DatasetRow(id=manifest.id, version=0)
+        session.add(row)
+    row.manifest, row.signature, row.owner_key = data, signature, owner_key
+    row.manifest_sha256 = hashlib.sha256(data).hexdigest()
+    row.wrapped_key = wrap.wrap(secret.reveal(), context=key_context(manifest.id))
+    row.registered, row.version = now, row.version + 1
+    secret.wipe()
+    return row, True
+
+
+def add_grant(session: Session, spec: GrantSpec, mode: Mode, now: datetime) -> Grant:
+    """Add a grant.
+
+    Raises:
+        Problem: It names no dataset of this broker, nobody, or something that does not fit together.
+    """
+    if session.get(DatasetRow, spec.dataset) is None:
+        raise not_found(f"This broker has no dataset {spec.dataset}.")
+    wrong = _wrong_with(spec, mode)
+    if wrong:
+        raise bad_request(wrong)
+    row = GrantRow(
+        id=secrets.token_hex(8),
+        version=1,
+        dataset=spec.dataset,
+        subject=spec.subject,
+        group=spec.group,
+        purposes=list(spec.purposes),
+        environments=list(spec.environments),
+        minimum=spec.minimum,
+        starts=spec.starts,
+        until=spec.until,
+        created=now,
+    )
+    session.add(row)
+    return as_grant(row)
+
+
+def withdraw_grant(session: Session, grant: str, now: datetime) -> tuple[Grant, bool]:
+    """Withdraw a grant.
+
+    Returns:
+        The grant, and whether it was withdrawn just now.
+
+    Raises:
+        Problem: There is none.
+    """
+    row = session.get(GrantRow, grant)
+    if row is None:
+        raise not_found("There is no such grant.")
+    if row.withdrawn is not None:
+        return as_grant(row), False
+    row.withdrawn, row.version = now, row.version + 1
+    return as_grant(row), True
+
+
+def grants_of(session: Session, dataset: str | None = None) -> tuple[Grant, ...]:
+    """Return the grants of a dataset, or all."""
+    query = select(GrantRow).order_by(GrantRow.created, GrantRow.id)
+    if dataset is not None:
+        query = query.where(GrantRow.dataset == dataset)
+    return tuple(as_grant(row) for row in session.scalars(query))
+
+
+def as_grant(row: GrantRow) -> Grant:
+    """Return a grant as the owner's calls and the decision know it."""
+    return Grant(
+        id=row.id,
+        created=row.created,
+        withdrawn=row.withdrawn,
+        dataset=row.dataset,
+        subject=row.subject,
+        group=row.group,
+        purposes=tuple(row.purposes),
+        environments=tuple(row.environments),
+        minimum="simulated" if row.minimum == "simulated" else "affirming",
+        starts=row.starts,
+        until=row.until,
+    )
+
+
+def terms(codes: Sequence[str]) -> tuple[Term, ...]:
+    """Return DUO codes with their labels."""
+    return tuple(Term(code=code, label=LABELS.get(code, code)) for code in codes)
+
+
+def _wrong_with(spec: GrantSpec, mode: Mode) -> str:
+    """Say what is wrong with a grant; empty if nothing is."""
+    problems = (
+        (bool(spec.subject) == bool(spec.group), "A grant names either a person or a group."),
+        (not spec.purposes, "A grant needs at least one purpose."),
+        (
+            any(code not in LABELS for code in spec.purposes),
+            "A grant's purposes are DUO codes, for example DUO:0000042 (general research use).",
+        ),
+        (
+            not all(_DIGEST.fullmatch(one) for one in spec.environments),
+            "A grant's environments are digests, sha256: and 64 hex digits.",
+        ),
+        (
+            spec.minimum == "simulated" and mode != "development",
+            "This is a production broker: a grant cannot accept a simulated processor.",
+        ),
+        (
+            any(moment is not None and moment.tzinfo is None for moment in (spec.starts, spec.until)),
+            "A grant's times need a time zone.",
+        ),
+    )
+    for wrong, sentence in problems:
+        if wrong:
+            return sentence
+    if spec.starts and spec.until and spec.until.astimezone(UTC) <= spec.starts.astimezone(UTC):
+        return "A grant must end after it begins."
+    return ""
+
+
+def _decoded(text: str, name: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise bad_request(f"{name} is not base64.") from None

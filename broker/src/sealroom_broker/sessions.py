@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""KBS sessions: the handshake's nonces, what was last proven, and who is bound to it.
+
+Invariants:
+
+- A nonce is used once, before anything is verified with it, and not after its end.
+- A session's cookie is stored hashed. `auth` with the cookie of a living session continues that session, so
+  that a server that proves itself again keeps its person and its releases.
+- Person and releases belong to the attested key: evidence with another key drops both.
+- Evidence that fails takes the session's standing away; a handshake that was merely late does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from sealroom.errors import ProtocolError
+from sealroom.kbs.binding import DEFAULT_HASH, HashAlgorithm, hash_algorithm
+from sealroom.kbs.calls import Person
+from sealroom.kbs.messages import NONCE_SIZE, AuthRequest, Challenge
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session
+
+from sealroom_broker.config import Periods
+from sealroom_broker.decide import Server
+from sealroom_broker.problem import attest_again, refused
+from sealroom_broker.store import ReleaseRow, SessionRow, Store
+
+TEES = frozenset({"snp"})
+"""The TEEs whose evidence this broker can verify. `sample` proves nothing and is not among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A handshake whose nonce was just used up."""
+
+    session: str
+    tee: str
+    nonce: str
+    algorithm: HashAlgorithm
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What an attestation gave a session."""
+
+    token: str
+    evidence: str
+    """SHA-256 (hex) of the stored evidence."""
+    tier: str
+    simulated: bool
+    devices: Mapping[str, str]
+    """Device -> its tier."""
+    environment: str | None
+    """Digest of the approved environment that the evidence matched."""
+    policy: str
+    """Digest of the appraisal policy."""
+    attested: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AttestedSession:
+    """A session whose last attestation is young enough."""
+
+    id: str
+    tee_pubkey: Mapping[str, str]
+    standing: Standing
+    person: Person | None
+    server: str
+
+    def as_server(self) -> Server:
+        """Return what the decision needs."""
+        standing = self.standing
+        return Server(
+            tier=standing.tier,
+            simulated=standing.simulated,
+            environment=standing.environment,
+            until=standing.until,
+        )
+
+
+class Sessions:
+    """The sessions in the store.
+
+    Args:
+        store: The database.
+        periods: How long nonces, attestations and sessions hold.
+    """
+
+    def __init__(self, store: Store, periods: Periods) -> None:
+        self._store = store
+        self._periods = periods
+
+    def begin(self, request: AuthRequest, cookie: str | None, now: datetime) -> tuple[str, Challenge]:
+        """Begin a handshake.
+
+        Returns:
+            The session's cookie and the challenge.
+
+        Raises:
+            Problem: Another protocol version, or a TEE or hash algorithm that is not accepted.
+        """
+        algorithm = _negotiate(request)
+        challenge = Challenge.with_nonce(os.urandom(NONCE_SIZE), algorithm)
+        with self._store.write() as session:
+            # Sessions that nobody can continue any more: attested long ago, or begun and never attested.
+            last = func.coalesce(SessionRow.attested_until, SessionRow.nonce_until)
+            session.execute(delete(SessionRow).where(last < now - self._periods.session_delta))
+            row = session.get(SessionRow, _key(cookie)) if cookie else None
+            if cookie is None or row is None or row.tee != request.tee:
+                cookie = uuid.uuid4().hex
+                row = SessionRow(id=_key(cookie), created=now, tee=request.tee, simulated=False)
+                session.add(row)
+            row.algorithm = algorithm
+            row.nonce = challenge.nonce
+            row.nonce_until = now + self._periods.nonce_delta
+        return cookie, challenge
+
+    def consume(self, cookie: str | None, nonce: str, now: datetime) -> Pending:
+        """Use up the nonce of a handshake.
+
+        Raises:
+            Problem: There is no handshake, it is too old, or it has another nonce.
+        """
+        with self._store.write() as session:
+            row = self._row(session.get(SessionRow, _key(cookie)) if cookie else None)
+            pending, row.nonce = row.nonce, None
+            until, tee, algorithm = row.nonce_until, row.tee, hash_algorithm(row.algorithm)
+        if pending is None:
+            raise attest_again("nonce.used", "This challenge was answered already; ask for a new one.")
+        if now >= until:
+            raise attest_again("nonce.expired", "The challenge was answered too late; ask for a new one.")
+        if not hmac.compare_digest(pending.encode(), nonce.encode()):
+            raise attest_again(
+                "nonce.other", "The evidence answers another challenge than the one that was sent."
+            )
+        return Pending(_key(cookie), tee, pending, algorithm)
+
+    def repeated(self, cookie: str | None, evidence: str, now: datetime) -> str | None:
+        """Return the token again if this very message was answered already and the session still stands."""
+        if not cookie:
+            return None
+        with self._store.read() as session:
+            row = session.get(SessionRow, _key(cookie))
+            if row is None or row.nonce is not None or row.evidence != evidence or row.attested_until is None:
+                return None
+            return row.token if now < row.attested_until else None
+
+    def attested(self, session_id: str, tee_pubkey: Mapping[str, str], standing: Standing) -> None:
+        """Remember that a session was attested."""
+        with self._store.write() as session:
+            row = self._row(session.get(SessionRow, session_id))
+            if row.tee_pubkey is not None and row.tee_pubkey != dict(tee_pubkey):
+                _unbind(row)
+                session.execute(
+                    update(ReleaseRow)
+                    .where(ReleaseRow.session == session_id, ReleaseRow.ended.is_(None))
+                    .values(ended=standing.attested)
+                )
+            row.tee_pubkey = dict(tee_pubkey)
+            row.token, row.evidence = standing.token, standing.evidence
+            row.tier, row.simulated, row.devices = standing.tier, standing.simulated, dict(standing.devices)
+            row.environment, row.policy = standing.environment, standing.policy
+            row.attested, row.attested_until = standing.attested, standing.until
+
+    def failed(self, session_id: str) -> None:
+        """Take a session's standing away: its server's evidence failed."""
+        with self._store.write() as session:
+            row = session.get(SessionRow, session_id)
+            if row is not None:
+                row.token = row.evidence = row.tier = row.environment = None
+                row.attested = row.attested_until = None
+
+    def bound_to(self, session_id: str) -> tuple[Person | None, str]:
+        """Return the person and the server that are bound to a session."""
+        with self._store.read() as session:
+            row = session.get(SessionRow, session_id)
+            return (_person(row), row.server or "") if row is not None else (None, "")
+
+    def current(self, cookie: str | None, now: datetime, *, within: Session | None = None) -> AttestedSession:
+        """Return the attested session of a cookie.
+
+        Args:
+            cookie: The cookie's value.
+            now: The time to judge at.
+            within: The transaction to read in; one of its own without it.
+
+        Raises:
+            Problem: There is none, or its attestation is too old: the guest must attest (again).
+        """
+        if within is None:
+            with self._store.read() as session:
+                return self.current(cookie, now, within=session)
+        return self._standing(within.get(SessionRow, _key(cookie)) if cookie else None, now)
+
+    def with_token(self, token: str, now: datetime, *, within: Session) -> AttestedSession:
+        """Return the attested session whose newest token this is.
+
+        The token says nothing secret and opens nothing by itself: what it is answered with is encrypted to
+        the key of its session.
+
+        Raises:
+            Problem: There is none, or its attestation is too old: the guest must attest (again).
+        """
+        return self._standing(within.scalar(select(SessionRow).where(SessionRow.token == token)), now)
+
+    def _standing(self, row: SessionRow | None, now: datetime) -> AttestedSession:
+        found = _snapshot(self._row(row))
+        if found is None:
+            raise attest_again("session.unattested", "Your server has not proven itself in this session yet.")
+        if now >= found.standing.until:
+            raise attest_again(
+                "attestation.expired", "The last proof of your server is too old; it must prove itself again."
+            )
+        return found
+
+    def bind(self, session_id: str, person: Person, server: str, now: datetime) -> None:
+        """Bind a person to a session.
+
+        Raises:
+            Problem: Another person is bound to it already, or it is gone.
+        """
+        with self._store.write() as session:
+            row = self._row(session.get(SessionRow, session_id))
+            if row.subject is not None and (row.issuer, row.subject, row.server) != (
+                person.issuer,
+                person.subject,
+                server,
+            ):
+                raise refused("person.other", "This session belongs to another person or another server.")
+            row.issuer, row.subject, row.person_name = person.issuer, person.subject, person.name
+            row.groups, row.server, row.bound = list(person.groups), server, now
+
+    @staticmethod
+    def _row(row: SessionRow | None) -> SessionRow:
+        if row is None:
+            raise attest_again("session.none", "The broker does not know this session; begin a new one.")
+        return row
+
+
+def _key(cookie: str | None) -> str:
+    return hashlib.sha256(b"kbs-session\0" + (cookie or "").encode()).hexdigest()
+
+
+def _negotiate(request: AuthRequest) -> HashAlgorithm:
+    """Check what a guest offers and choose a hash algorithm.
+
+    Raises:
+        Problem: The broker cannot attest this guest.
+    """
+    try:
+        request.check_version()
+    except ProtocolError as error:
+        raise attest_again("protocol.version", f"Attestation error: {error.message}") from error
+    if request.tee not in TEES:
+        why = "proves nothing" if request.tee.startswith("sample") else "cannot be verified by this broker"
+        raise attest_again("tee.refused", f"Evidence of the kind {request.tee[:32]!r} {why}.")
+    offered = request.hash_algorithms
+    if not offered:
+        raise attest_again("hash.none", "Your server offers no hash algorithm that this broker has.")
+    return DEFAULT_HASH if DEFAULT_HASH in offered else offered[0]
+
+
+def _unbind(row: SessionRow) -> None:
+    row.issuer = row.subject = row.person_name = row.server = None
+    row.groups = row.bound = None
+
+
+def _snapshot(row: SessionRow) -> AttestedSession | None:
+    """Return what a row says, or None without a standing attestation."""
+    if (
+        row.tee_pubkey is None
+        or row.token is None
+        or row.evidence is None
+        or row.tier is None
+        or row.attested is None
+        or row.attested_until is None
+    ):
+        return None
+    standing = Standing(
+        token=row.token,
+        evidence=row.evidence,
+        tier=row.tier,
+        simulated=row.simulated,
+        devices=row.devices or {},
+        policy=row.policy or "",
+        environment=row.environment,
+        attested=row.attested,
+        until=row.attested_until,
+    )
+    return AttestedSession(row.id, row.tee_pubkey, standing, _person(row), row.server or "")
+
+
+def _person(row: SessionRow) -> Person | None:
+    if row.subject is None or row.issuer is None:
+        return None
+    return Person(
+        subject=row.subject,
+        name=row.person_name or row.subject,
+        groups=tuple(row.groups or ()),
+        issuer=row.issuer,
+    )

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Make a broker's state: keys, configuration, database and log. What is there already is left as it is."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sealroom.errors import ConfigurationError
+
+from sealroom_broker.audit import KEY_FILE, Record, create_log_key, log_signer
+from sealroom_broker.config import Config, Mode, load_config
+from sealroom_broker.files import create_private
+from sealroom_broker.migrate import migrate
+from sealroom_broker.store import Store
+from sealroom_broker.wrap import FileKeyWrap
+
+CONFIG_FILE = "broker.toml"
+PUBLIC_KEY_FILE = "audit.pub"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a new configuration is to say."""
+
+    mode: Mode
+    name: str = "sealroom-broker"
+    listen: str = "127.0.0.1:8200"
+    development_root: Path | None = None
+    environments: Sequence[Path] = field(default_factory=tuple)
+    publishers: Sequence[Path] = field(default_factory=tuple)
+    hub_api_url: str = ""
+    hub_service: str = "sealroom-broker"
+
+
+def initialise(home: Path, plan: Plan) -> Path:
+    """Make the state in a folder and return its configuration file.
+
+    Raises:
+        ConfigurationError: What is there, or what is planned, cannot be.
+        StorageError: The folder cannot be written.
+    """
+    if plan.mode == "production" and plan.development_root is not None:
+        raise ConfigurationError("A production broker must not have a development root.")
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = home / CONFIG_FILE
+    if not path.exists():
+        create_private(path, render(plan, home.resolve()).encode())
+    config = load_config(path)
+    FileKeyWrap.create(config.kek)
+    create_log_key(config.keys / KEY_FILE)
+    signer = log_signer(config.name, config.keys / KEY_FILE)
+    public = config.keys / PUBLIC_KEY_FILE
+    if not public.exists():
+        create_private(public, f"{signer.verifier}\n".encode())
+    _make_state(config)
+    return path
+
+
+def _make_state(config: Config) -> None:
+    # A broker that runs holds the log's lock; then the state is there already.
+    if not (config.audit / "checkpoint").exists():
+        Record(config.audit, log_signer(config.name, config.keys / KEY_FILE)).close()
+    store = Store(config.database)
+    try:
+        migrate(store)
+        store.bind_mode(config.mode)
+    finally:
+        store.close()
+    config.database.chmod(0o600)
+
+
+def render(plan: Plan, home: Path) -> str:
+    """Return the text of a configuration file."""
+
+    def relative(path: Path) -> str:
+        return json.dumps(os.path.relpath(path.resolve(), home))
+
+    lines = [
+        "# Configuration of the key broker. Paths are relative to this file.",
+        "# mode: production accepts AMD's processors only; development also simulated ones.",
+        f"mode = {json.dumps(plan.mode)}",
+        f"name = {json.dumps(plan.name)}",
+        f"listen = {json.dumps(plan.listen)}",
+        'database = "broker.sqlite"',
+        'audit = "audit"',
+        'kek = "kek.key"',
+    ]
+    if plan.development_root is not None:
+        lines.append(f"development_root = {relative(plan.development_root)}")
+    lines += [
+        "",
+        "[environments]",
+        f"directories = [{', '.join(map(relative, plan.environments))}]",
+        f"publishers = [{', '.join(map(relative, plan.publishers))}]",
+    ]
+    if plan.hub_api_url:
+        lines += [
+            "",
+            "[identity]",
+            'provider = "jupyterhub"',
+            f"api_url = {json.dumps(plan.hub_api_url)}",
+            f"service = {json.dumps(plan.hub_service)}",
+        ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the notebook server's agent tells a kernel.
+
+The models tolerate unknown fields: a kernel may run an older Sealroom than the server that answers it. Their
+fields are those of the broker's own messages where they speak of the same thing (`sealroom.kbs.calls`).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+DatasetCondition = Literal["locked", "unlocked", "not_granted", "expired", "withdrawn", "refused"]
+"""State of a dataset for this person in this server."""
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class TermInfo(_Message):
+    """A data use term."""
+
+    code: str
+    label: str
+
+    def __str__(self) -> str:
+        return f"{self.label} ({self.code})"
+
+
+class ReasonInfo(_Message):
+    """Why something was refused."""
+
+    code: str
+    sentence: str
+
+
+class DatasetInfo(_Message):
+    """A dataset on offer as this person in this server sees it."""
+
+    id: str
+    title: str
+    description: str = ""
+    owner: str
+    contact: str = ""
+    size: int = 0
+    """Plaintext bytes of all files."""
+    files: int = 0
+    source: str = ""
+    licence: str = ""
+    manifest_sha256: str = ""
+    terms: tuple[TermInfo, ...] = ()
+    purposes: tuple[TermInfo, ...] = ()
+    """Purposes that the person's grant allows."""
+    purpose: TermInfo | None = None
+    """The purpose it was unlocked for."""
+    state: DatasetCondition
+    until: datetime | None = None
+    reasons: tuple[ReasonInfo, ...] = ()
+    ask: str = ""
+    here: bool = True
+    """Whether the sealed files are on this machine."""
+
+
+class FileInfo(_Message):
+    """A file of an unlocked dataset."""
+
+    name: str
+    size: int
+    """Plaintext bytes."""
+    media_type: str = "application/octet-stream"
+
+
+class ClaimInfo(_Message):
+    """One check on a device."""
+
+    check: str
+    outcome: str
+    sentence: str = ""
+
+
+class DeviceInfo(_Message):
+    """A device of the server and what it proved."""
+
+    device: str
+    tier: str
+    title: str = ""
+    claims: tuple[ClaimInfo, ...] = ()
+
+
+class EnvironmentInfo(_Message):
+    """The environment that the server was found to be."""
+
+    name: str = ""
+    title: str = ""
+    version: str = ""
+    digest: str = ""
+
+
+class PersonInfo(_Message):
+    """Who the identity provider says the person is."""
+
+    subject: str
+    name: str = ""
+    groups: tuple[str, ...] = ()
+    issuer: str = ""
+
+
+class ErrorInfo(_Message):
+    """What went wrong when the server tried to prove itself."""
+
+    message: str
+    advice: str = ""
+
+
+class ServerStatus(_Message):
+    """What the server can prove about itself, as the panel shows it."""
+
+    tier: str
+    title: str
+    sentences: tuple[str, ...] = ()
+    phase: str = ""
+    devices: tuple[DeviceInfo, ...] = ()
+    proven_at: datetime | None = None
+    expires: datetime | None = None
+    environment: EnvironmentInfo | None = None
+    provider: str = ""
+    person: PersonInfo | None = None
+    broker: str = ""
+    error: ErrorInfo | None = None
+
+
+class RecordInfo(_Message):
+    """What was proven, by whom, on which dataset, when it was unlocked."""
+
+    dataset: str
+    title: str
+    owner: str = ""
+    manifest_sha256: str
+    purpose: TermInfo | None = None
+    person: PersonInfo | None = None
+    unlocked_at: datetime | None = None
+    until: datetime | None = None
+    grant: str = ""
+    server: ServerStatus | None = None
+    """The server's status at the time of release."""
+    broker: str = ""
+    audit_index: int | None = None
+    audit_leaf: str = ""
+    """Leaf hash of the audit entry, hex: what `sealroom audit verify` looks for."""

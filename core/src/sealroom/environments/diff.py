@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Say in what two manifests differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from sealroom.environments.manifest import Environment
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One field that differs; None where a side has no such field."""
+
+    field: str
+    old: str | None
+    new: str | None
+
+
+def diff(old: Environment, new: Environment) -> list[Difference]:
+    """Return the fields that differ, by their dotted names; shapes and images are named, not numbered."""
+    before, after = dict(_flat(old)), dict(_flat(new))
+    names = [*before, *(name for name in after if name not in before)]
+    return [
+        Difference(name, before.get(name), after.get(name))
+        for name in names
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _flat(environment: Environment) -> Iterator[tuple[str, str]]:
+    yield from _walk("", environment.model_dump(mode="json", exclude_none=True))
+
+
+def _walk(prefix: str, value: object) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _walk(f"{prefix}.{key}" if prefix else str(key), item)
+    elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+        for item in value:
+            yield from _walk(f"{prefix}[{item['name']}]", {k: v for k, v in item.items() if k != "name"})
+    elif isinstance(value, list):
+        yield prefix, ", ".join(str(item) for item in value)
+    elif prefix == "guest_policy" and isinstance(value, int):
+        yield prefix, hex(value)
+    else:
+        yield prefix, str(value)

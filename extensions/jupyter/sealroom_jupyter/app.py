@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The Jupyter server extension: settings, and where the real parts are put together."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from jupyter_server.extension.application import ExtensionApp
+from traitlets import Float, List, Unicode, default
+
+from sealroom_jupyter.handlers import ROUTES, web_settings
+from sealroom_jupyter.hub import keep_token_off_disk, take_token
+from sealroom_jupyter.ports import HubToken
+from sealroom_jupyter.reporter import Reporter
+from sealroom_jupyter.service import SealroomService
+from sealroom_jupyter.settings import Settings, paths_from
+
+_THREADS = 8
+"""Calls of the panel that wait for the broker at once; more wait in line."""
+
+
+class Sealroom(ExtensionApp):
+    """Shows what this notebook server can prove about itself, and unlocks sealed datasets."""
+
+    name = "sealroom_jupyter"
+    load_other_extensions = True
+
+    broker_url = Unicode(
+        help="""Base URL of the key broker, without `/kbs/v0`.
+
+        Default: $SEALROOM_BROKER_URL. Empty: nothing is proven.
+        """
+    ).tag(config=True)
+
+    status_url = Unicode(
+        help="""URL of the hub's status service, which shows on the hub's pages how far this server is.
+
+        Default: $SEALROOM_STATUS_URL. Empty: nothing is reported.
+        """
+    ).tag(config=True)
+
+    run_dir = Unicode(
+        help="""The server's own directory, which nobody else can enter.
+
+        The simulated processor's socket is in it, and the agent's socket for kernels is made there.
+        Default: $SEALROOM_RUN. Empty: kernels cannot reach datasets.
+        """
+    ).tag(config=True)
+
+    datasets = List(
+        Unicode(),
+        help="""Directories that hold sealed datasets, one directory each.
+
+        Default: $SEALROOM_DATASETS, with the system's path separator between directories.
+        """,
+    ).tag(config=True)
+
+    environment = Unicode(
+        help="""Path of the environment's manifest; it gives the environment its title.
+
+        Default: $SEALROOM_ENVIRONMENT.
+        """
+    ).tag(config=True)
+
+    root = Unicode(
+        help="""Path of the development root's certificate, shown to people who verify evidence themselves.
+
+        Default: $SEALROOM_ROOT. Empty where servers have a real secure processor.
+        """
+    ).tag(config=True)
+
+    server_name = Unicode(
+        help="""The server's name at the hub; empty for the default server.
+
+        Default: $SEALROOM_SERVER_NAME, else $JUPYTERHUB_SERVER_NAME.
+        """
+    ).tag(config=True)
+
+    poll_interval = Float(
+        2.0,
+        min=0.1,
+        help="""Seconds between two questions to the broker about this session.
+
+        A withdrawn grant ends access in the notebook within this time.
+        """,
+    ).tag(config=True)
+
+    grace = Float(
+        60.0,
+        min=0.0,
+        help="""Seconds without an answer from the broker after which the keys of all datasets are
+        dropped.""",
+    ).tag(config=True)
+
+    renew_margin = Float(
+        60.0,
+        min=0.0,
+        help="""Seconds before the end of an attestation result at which a new one is asked for.
+
+        At most a third of the result's lifetime.
+        """,
+    ).tag(config=True)
+
+    retry_most = Float(
+        30.0,
+        min=0.1,
+        help="""Longest pause, in seconds, between two tries after failures; the first is one second.""",
+    ).tag(config=True)
+
+    timeout = Float(
+        10.0,
+        min=0.1,
+        help="""Seconds that one call to the broker or to the status service may take.""",
+    ).tag(config=True)
+
+    _service: SealroomService | None = None
+    _executor: ThreadPoolExecutor | None = None
+
+    @default("broker_url")
+    def _default_broker_url(self) -> str:
+        return os.environ.get("SEALROOM_BROKER_URL", "")
+
+    @default("status_url")
+    def _default_status_url(self) -> str:
+        return os.environ.get("SEALROOM_STATUS_URL", "")
+
+    @default("run_dir")
+    def _default_run_dir(self) -> str:
+        return os.environ.get("SEALROOM_RUN", "")
+
+    @default("datasets")
+    def _default_datasets(self) -> list[str]:
+        return paths_from(os.environ, "SEALROOM_DATASETS")
+
+    @default("environment")
+    def _default_environment(self) -> str:
+        return os.environ.get("SEALROOM_ENVIRONMENT", "")
+
+    @default("root")
+    def _default_root(self) -> str:
+        return os.environ.get("SEALROOM_ROOT", "")
+
+    @default("server_name")
+    def _default_server_name(self) -> str:
+        names = ("SEALROOM_SERVER_NAME", "JUPYTERHUB_SERVER_NAME")
+        return next((os.environ[name] for name in names if os.environ.get(name)), "")
+
+    def to_settings(self) -> Settings:
+        """Return the traits as the rest of the extension takes them."""
+        return Settings(
+            run_dir=_path(self.run_dir),
+            broker_url=self.broker_url.rstrip("/"),
+            status_url=self.status_url.rstrip("/"),
+            server_name=self.server_name,
+            datasets=tuple(Path(part) for part in self.datasets),
+            environment=_path(self.environment),
+            root=_path(self.root),
+            poll_interval=self.poll_interval,
+            grace=self.grace,
+            renew_margin=self.renew_margin,
+            retry_most=self.retry_most,
+            retry_first=min(1.0, self.retry_most),
+            timeout=self.timeout,
+        )
+
+    def make_service(self, token: HubToken) -> SealroomService:
+        """Put the real parts together; tests put others."""
+        from sealroom_jupyter.real import connector, detect, read_token
+
+        settings = self.to_settings()
+        reporter = Reporter(settings, token, log=self.log) if settings.status_url and token else None
+        return SealroomService(
+            settings,
+            detect=detect,
+            connect=connector(settings),
+            read_token=read_token,
+            hub_token=token,
+            reporter=reporter,
+            log=self.log,
+        )
+
+    def initialize_settings(self) -> None:
+        """Take the token, and make everything; nothing is started yet."""
+        token = take_token(self.serverapp)
+        if token:
+            keep_token_off_disk(self.serverapp)
+        self._service = self.make_service(token)
+        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="sealroom")
+        self.settings.update(web_settings(self._service, self._executor))
+
+    def initialize_handlers(self) -> None:
+        """Add the routes."""
+        self.handlers.extend(ROUTES)
+
+    async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
+        if self._service is not None:
+            self._service.start()
+
+    async def stop_extension(self) -> None:
+        """End: keys are dropped, sockets and connections closed."""
+        service, self._service = self._service, None
+        if service is not None:
+            service.stop()
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None

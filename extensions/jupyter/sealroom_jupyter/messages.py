@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the routes under `/sealroom/api/` answer beyond what kernels get from `sealroom.datasets.messages`.
+
+Invariants:
+
+- No field of these models holds a secret. Whatever is in them may be shown, logged and saved.
+- Every state that is not good comes with a sentence for the person who looks at it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+from sealroom.datasets.messages import DatasetInfo, ReasonInfo, RecordInfo, ServerStatus
+
+Phase = Literal["starting", "evidence", "verified", "refused", "unreachable"]
+"""Where the server is on the way to being proven.
+
+`refused`: it could not prove itself, or proof was not accepted. `unreachable`: the broker does not answer.
+"""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Problem(_Model):
+    """What is wrong and what to do: the body of every error answer."""
+
+    message: str
+    advice: str = ""
+    reasons: tuple[ReasonInfo, ...] = ()
+    code: str = ""
+    """Stable machine code of the class of error."""
+
+
+class Status(ServerStatus):
+    """What this server can prove about itself, now."""
+
+    root: str | None = None
+    """Path of the development root's certificate, for `sealroom verify --root`; none with AMD's own roots."""
+
+
+class DatasetView(DatasetInfo):
+    """A dataset as this server sees it: the broker's state, and what is on this machine."""
+
+    names: tuple[str, ...] = ()
+    """Names of its files, where they are here."""
+
+
+class DatasetViews(_Model):
+    """Answer of `GET datasets`."""
+
+    datasets: tuple[DatasetView, ...] = ()
+
+
+class PreviewItem(_Model):
+    """One thing that a request for keys sends."""
+
+    label: str
+    value: str
+
+
+class Preview(_Model):
+    """Answer of `GET datasets/<id>/request-preview`."""
+
+    items: tuple[PreviewItem, ...]
+
+
+class EvidenceBundle(_Model):
+    """Evidence over a person's own nonce; `sealroom verify` takes the file."""
+
+    format: Literal["sealroom-evidence/1"] = "sealroom-evidence/1"
+    tee: Literal["snp"] = "snp"
+    nonce: str
+    """Hex."""
+    report: str
+    """Base64."""
+    certificates: dict[str, str]
+    """Kind (`VCEK`, `VLEK`, `ASK`, `ASVK`, `ARK`) -> DER, base64."""
+    runtime_data: dict[str, str]
+    """How the report's REPORT_DATA was made from the nonce."""
+    provider: str
+    created: datetime
+
+
+class Record(RecordInfo):
+    """What was proven, by whom, on which dataset, when its key was released."""
+
+    format: Literal["sealroom-record/1"] = "sealroom-record/1"
+    source: str = ""
+    licence: str = ""
+    token_sha256: str = ""
+    """SHA-256 (hex) of the attestation result (EAR token) under which the key was released."""

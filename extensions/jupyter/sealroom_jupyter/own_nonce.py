@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Evidence over a person's own nonce: "verify yourself".
+
+REPORT_DATA is SHA-512 over a fixed prefix and the nonce. The prefix keeps such evidence apart from the
+evidence of a key broker's handshake: nobody can pass one off as the other.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from datetime import datetime
+
+from sealroom.errors import FormatError
+
+from sealroom_jupyter.messages import EvidenceBundle
+from sealroom_jupyter.ports import Evidence
+
+PREFIX = b"sealroom-evidence/1\0"
+MIN_NONCE, MAX_NONCE = 16, 64
+"""Bytes. Fewer can be guessed; more adds nothing to a hash of 64 bytes."""
+
+
+def parse_nonce(text: str) -> bytes:
+    """Parse a nonce in hex.
+
+    Raises:
+        FormatError: It is not hex, too short or too long.
+    """
+    try:
+        nonce = bytes.fromhex(text) if text.isascii() and not any(c.isspace() for c in text) else None
+    except ValueError:
+        nonce = None
+    if nonce is None:
+        raise FormatError("The nonce is not written in hex digits.", field="nonce", advice=_ADVICE)
+    if not MIN_NONCE <= len(nonce) <= MAX_NONCE:
+        raise FormatError(f"The nonce has {len(nonce)} bytes.", field="nonce", advice=_ADVICE)
+    return nonce
+
+
+_ADVICE = f"Use {MIN_NONCE} to {MAX_NONCE} random bytes, as {2 * MIN_NONCE} to {2 * MAX_NONCE} hex digits."
+
+
+def report_data(nonce: bytes) -> bytes:
+    """Return the 64 bytes that the report covers."""
+    if not MIN_NONCE <= len(nonce) <= MAX_NONCE:
+        raise FormatError(f"The nonce has {len(nonce)} bytes.", field="nonce", advice=_ADVICE)
+    return hashlib.sha512(PREFIX + nonce).digest()
+
+
+def bundle(nonce: bytes, evidence: Evidence, *, provider: str, created: datetime) -> EvidenceBundle:
+    """Return what is saved as `*.evidence.json`."""
+    return EvidenceBundle(
+        nonce=nonce.hex(),
+        report=base64.b64encode(evidence.report).decode(),
+        certificates={kind: base64.b64encode(der).decode() for kind, der in evidence.certificates.items()},
+        runtime_data={"algorithm": "sha512", "prefix": PREFIX.decode(), "nonce": nonce.hex()},
+        provider=provider,
+        created=created.replace(microsecond=0),
+    )

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the server extension is told: traits with defaults from the environment that the spawner gives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+AGENT_SOCKET = "agent.sock"
+"""Name of the agent's socket in the run directory; kernels find it there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Settings of the Attester and of everything that works with it. No secret is among them."""
+
+    run_dir: Path | None = None
+    """The server's own directory: the processor's socket is in it, the agent's socket goes there."""
+    broker_url: str = ""
+    """Base URL of the key broker, without `/kbs/v0`."""
+    status_url: str = ""
+    """URL of the hub's status service; empty: nothing is reported."""
+    server_name: str = ""
+    """The server's name at the hub; empty for the default server."""
+    datasets: tuple[Path, ...] = ()
+    """Directories that hold sealed datasets, one directory each."""
+    environment: Path | None = None
+    """The environment's manifest, for its title."""
+    root: Path | None = None
+    """Certificate of the development root, for people who verify evidence themselves."""
+    poll_interval: float = 2.0
+    """Seconds between two questions to the broker about this session."""
+    grace: float = 60.0
+    """Seconds without an answer from the broker after which every key is dropped."""
+    renew_margin: float = 60.0
+    """Seconds before the end of an attestation result at which a new one is asked for."""
+    retry_first: float = 1.0
+    """Seconds until the first new try after a failure; doubles with each."""
+    retry_most: float = 30.0
+    """Longest pause between two tries."""
+    timeout: float = 10.0
+    """Seconds that one call to the broker or to the status service may take."""
+    provider_timeout: float = field(default=20.0)
+    """Seconds that the secure processor may take for one report."""
+
+    @property
+    def agent_socket(self) -> Path | None:
+        """Where kernels reach this server's datasets."""
+        return None if self.run_dir is None else self.run_dir / AGENT_SOCKET
+
+
+def path_from(environ: Mapping[str, str], name: str) -> str:
+    """Return a path from the environment, or an empty string."""
+    return environ.get(name, "").strip()
+
+
+def paths_from(environ: Mapping[str, str], name: str) -> list[str]:
+    """Return a list of paths from the environment (`os.pathsep` between them)."""
+    return [part for part in environ.get(name, "").split(os.pathsep) if part.strip()]

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What is shown of a dataset: the broker's word, what is on this machine, and what is open here. Pure.
+
+Invariants:
+
+- `unlocked` is said only of a dataset whose keys this server holds.
+- Every state but `locked` and `unlocked` has a reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from sealroom.datasets.messages import ReasonInfo, TermInfo
+from sealroom.kbs.calls import DatasetState
+
+from sealroom_jupyter.local import Absent, LocalDataset
+from sealroom_jupyter.messages import DatasetView
+
+DIFFERS = "manifest.differs"
+"""Rule id: the sealed files on this machine are not those that the data owner registered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A dataset whose keys this server holds."""
+
+    purpose: TermInfo
+    until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """All that is known of one dataset."""
+
+    id: str
+    offered: DatasetState | None = None
+    """The broker's word."""
+    local: LocalDataset | None = None
+    absent: Absent | None = None
+    open: Open | None = None
+    doubt: ReasonInfo | None = None
+    """Why the broker's word is not known or is old; None if it is new."""
+
+
+def view(known: Known) -> DatasetView:
+    """Return what is shown of a dataset."""
+    shown = _base(known)
+    local = known.local
+    same = local is not None and local.sha256 == shown.manifest_sha256 and local.manifest is not None
+    if same and local is not None and local.manifest is not None:
+        shown = shown.model_copy(update={"names": tuple(entry.name for entry in local.manifest.files)})
+    if known.open is not None:
+        return shown.model_copy(
+            update={
+                "state": "unlocked",
+                "purpose": known.open.purpose,
+                "until": known.open.until,
+                "reasons": (),
+            }
+        )
+    if known.doubt is not None:
+        return _refused(shown, known.doubt)
+    if known.offered is None:
+        return shown
+    if local is not None and not same and shown.state in ("locked", "unlocked"):
+        return _refused(shown, differs(local))
+    if shown.state == "unlocked":
+        # Released to this session earlier, and locked here since.
+        return shown.model_copy(update={"state": "locked"})
+    return shown
+
+
+def differs(local: LocalDataset) -> ReasonInfo:
+    """Return the reason for files that are not those that were registered."""
+    sentence = "The sealed files on this machine are not those that the data owner registered."
+    if local.problem:
+        sentence = f"The sealed dataset on this machine cannot be used. {local.problem}"
+    return ReasonInfo(code=DIFFERS, sentence=sentence)
+
+
+def sort(views: Iterable[DatasetView]) -> tuple[DatasetView, ...]:
+    """Return datasets in the order in which they are shown: what is here first, then by title."""
+    return tuple(sorted(views, key=lambda item: (not item.here, item.title.casefold(), item.id)))
+
+
+def _base(known: Known) -> DatasetView:
+    here = known.local is not None
+    if known.offered is not None:
+        return DatasetView.model_validate({**known.offered.model_dump(), "here": here})
+    if known.local is not None:
+        return _from_disk(known.id, known.local)
+    absent = known.absent or Absent(title=known.id)
+    reason = absent.reason or "The sealed files of this dataset are not on this machine."
+    return DatasetView(
+        id=known.id,
+        **absent.model_dump(exclude={"reason"}),
+        state="refused",
+        here=False,
+        reasons=(ReasonInfo(code="dataset.absent", sentence=reason),),
+    )
+
+
+def _from_disk(dataset: str, local: LocalDataset) -> DatasetView:
+    manifest = local.manifest
+    if manifest is None:
+        return DatasetView(id=dataset, title=dataset, owner="", state="refused", reasons=(differs(local),))
+    return DatasetView(
+        id=dataset,
+        title=manifest.title,
+        description=manifest.description,
+        owner=manifest.owner,
+        contact=manifest.contact,
+        size=manifest.size,
+        files=len(manifest.files),
+        source=manifest.source,
+        licence=manifest.licence,
+        manifest_sha256=local.sha256,
+        terms=tuple(TermInfo(code=term.code, label=term.label) for term in manifest.terms),
+        state="refused",
+        reasons=(
+            ReasonInfo(code="dataset.unknown", sentence="The broker does not offer this dataset to anybody."),
+        ),
+        ask=manifest.contact,
+    )
+
+
+def _refused(shown: DatasetView, reason: ReasonInfo) -> DatasetView:
+    return shown.model_copy(update={"state": "refused", "reasons": (reason,)})

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: BSD-3-Clause
+import type { TranslationBundle } from '@jupyterlab/translation';
+import { ReactWidget, SidePanel, UseSignal } from '@jupyterlab/ui-components';
+import type { ITranslator } from '@jupyterlab/translation';
+import { MessageLoop } from '@lumino/messaging';
+import type { Message } from '@lumino/messaging';
+import { Widget } from '@lumino/widgets';
+import type { AccordionPanel } from '@lumino/widgets';
+import * as React from 'react';
+import { Datasets } from './components/datasets';
+import { Server } from './components/server';
+import { Summary } from './components/summary';
+import { sealroomIcon } from './icons';
+import type { ISealroomModel } from './tokens';
+
+/** The side panel: what this means, what this server proved, and the datasets. */
+export class SealroomPanel extends SidePanel {
+  constructor(options: SealroomPanel.IOptions) {
+    super({ translator: options.translator });
+    const { model, trans } = options;
+    this.id = 'sealroom-panel';
+    this.addClass('sealroom-Panel');
+    this.title.icon = sealroomIcon;
+    this.title.caption = trans.__('Sealroom');
+    this.node.setAttribute('role', 'region');
+    this.node.setAttribute('aria-label', trans.__('Sealroom'));
+    this.node.dataset.testid = 'sealroom-panel';
+
+    this.header.addWidget(live(model, () => <Summary model={model} trans={trans} />));
+    const server = live(model, () => (
+      <Server model={model} trans={trans} onVerify={options.onVerify} />
+    ));
+    server.title.label = trans.__('This server');
+    const datasets = live(model, () => (
+      <Datasets model={model} trans={trans} onUnlock={options.onUnlock} />
+    ));
+    datasets.title.label = trans.__('Datasets');
+    for (const section of [server, datasets]) {
+      section.addClass('sealroom-Scroll');
+      this.addWidget(section);
+    }
+    (this.content as AccordionPanel).setRelativeSizes([2, 3]);
+  }
+
+  protected override onAfterAttach(msg: Message): void {
+    super.onAfterAttach(msg);
+    // Lumino does not see that the summary has grown or shrunk with its text.
+    this._observer = new ResizeObserver(() => {
+      MessageLoop.postMessage(this.content, Widget.ResizeMessage.UnknownSize);
+    });
+    this._observer.observe(this.header.node);
+  }
+
+  protected override onBeforeDetach(msg: Message): void {
+    this._observer?.disconnect();
+    this._observer = null;
+    super.onBeforeDetach(msg);
+  }
+
+  private _observer: ResizeObserver | null = null;
+}
+
+export namespace SealroomPanel {
+  export interface IOptions {
+    model: ISealroomModel;
+    translator: ITranslator;
+    trans: TranslationBundle;
+    onVerify: () => void;
+    onUnlock: (id: string) => void;
+  }
+}
+
+/** A widget that renders again whenever the model changed. */
+function live(model: ISealroomModel, view: () => JSX.Element): ReactWidget {
+  return ReactWidget.create(<UseSignal signal={model.changed}>{view}</UseSignal>);
+}

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Verify attestation results (EAR tokens) with the broker's published keys."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sealroom.appraisal import ear
+from sealroom.errors import NetworkError
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
+
+JWKS_LIFETIME = 60.0
+"""Seconds for which the broker's keys are not asked for again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What the hub keeps of a verified attestation result."""
+
+    tier: str
+    environment: str
+    key: str
+    """Thumbprint of the attested key, by which a result is told apart from another server's; may be empty."""
+
+
+class ResultVerifier:
+    """Verifies results against the keys that the broker publishes.
+
+    Args:
+        broker_url: The broker's address, without `/kbs/v0`.
+    """
+
+    def __init__(self, broker_url: str) -> None:
+        self._url = f"{broker_url.rstrip('/')}/kbs/v0/sealroom/jwks"
+        self._jwks: dict[str, Any] | None = None
+        self._fetched = 0.0
+
+    async def verify(self, token: str) -> Result:
+        """Verify a token.
+
+        Raises:
+            NetworkError: The broker's keys could not be had: nothing is known about the token.
+            FormatError: The token is not one.
+            VerificationError: The token is not the broker's, or too old.
+        """
+        verified = ear.verify(token, jwks=await self._keys(), at=datetime.now(UTC))
+        environment = verified.result.environment
+        return Result(
+            tier=str(verified.result.tier),
+            environment="" if environment is None else environment.name,
+            key=_thumbprint(verified.tee_pubkey),
+        )
+
+    async def _keys(self) -> dict[str, Any]:
+        if self._jwks is None or time.monotonic() - self._fetched > JWKS_LIFETIME:
+            try:
+                answer = await AsyncHTTPClient().fetch(HTTPRequest(self._url, request_timeout=10))
+                self._jwks = json.loads(answer.body)
+            except (HTTPClientError, OSError, ValueError) as error:
+                raise NetworkError(
+                    "The broker's keys could not be had, so the result could not be checked."
+                ) from error
+            self._fetched = time.monotonic()
+        return self._jwks
+
+
+def _thumbprint(key: Mapping[str, Any]) -> str:
+    # RFC 7638 orders and chooses members; here equal bytes for equal keys is all that is needed.
+    return hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest() if key else ""

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Tests and checks: what CI runs, and what each of them needs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from steps import hub, node_side, python_side
+from steps.console import Failure, run, say
+from steps.paths import Paths, alone
+from steps.setup import everything
+
+_SOURCES = ("core/src", "broker/src", "spawner/src", "extensions/jupyter/sealroom_jupyter", "tools")
+_APT = ("apt-get", "-o", "DPkg::Lock::Timeout=900", "-q", "-y")
+
+
+def prepare(paths: Paths) -> None:
+    """Set everything up that tests and checks need."""
+    everything(paths, development=True)
+    # Tests of the front end and its type check need its packages, also where it is already built.
+    with alone(paths):
+        node_side.install_extension_packages(paths, node_side.find_node(paths))
+
+
+def test(paths: Paths) -> None:
+    """Run every test: the front end's, the spawner's on the older hub, and all others."""
+    prepare(paths)
+    _browser(paths)
+    node = node_side.find_node(paths)
+    failed = []
+    say("Testing the front end")
+    if not _passes([*node.npm_command, "test"], cwd=paths.extension, env=node.environment):
+        failed.append("the front end")
+    if not _hub_5_passes(paths):
+        failed.append("the spawner on the older hub")
+    say("Testing everything else")
+    if not _passes([paths.python, "-m", "pytest", "-q", *_extra()], cwd=paths.clone, env=_environment(paths)):
+        failed.append("the tests above")
+    if failed:
+        raise Failure(f"Failed: {', '.join(failed)}.")
+
+
+def test_hub_5(paths: Paths) -> None:
+    """Run the spawner's unit tests on the older hub."""
+    if not _hub_5_passes(paths):
+        raise Failure("The spawner's tests fail on the older hub.")
+
+
+def lint(paths: Paths) -> None:
+    """Check everything that needs no test: style, types, directions, spelling, generated files, documents."""
+    prepare(paths)
+    bin_dir, node = paths.venv / "bin", node_side.find_node(paths)
+    checks: list[tuple[str, list[str | Path], Path]] = [
+        ("ruff check", [bin_dir / "ruff", "check", "."], paths.clone),
+        ("ruff format", [bin_dir / "ruff", "format", "--check", "."], paths.clone),
+        ("mypy", [bin_dir / "mypy", *_SOURCES], paths.clone),
+        ("import-linter", [bin_dir / "lint-imports"], paths.clone),
+        ("codespell", [bin_dir / "codespell", *_spelled(paths)], paths.clone),
+        ("front end", [*node.npm_command, "run", "lint:check"], paths.extension),
+    ]
+    checks += [
+        (script.stem, [paths.python, script], paths.clone)
+        for script in sorted((paths.clone / "tools").glob("check*_*.py"))
+    ]
+    failed = []
+    for name, command, cwd in checks:
+        say(name)
+        if not _passes(command, cwd=cwd, env={**node.environment, **_environment(paths)}):
+            failed.append(name)
+    if failed:
+        raise Failure(f"Failed: {', '.join(failed)}.")
+
+
+def docs(paths: Paths) -> None:
+    """Build the documentation; warnings are errors."""
+    with alone(paths):
+        python_side.sync(paths, *python_side.DEVELOPMENT, "docs")
+    say("Building the documentation")
+    build: list[str | Path] = [paths.venv / "bin" / "sphinx-build", "-W", "--keep-going", "-q", "-b", "html"]
+    run([*build, paths.clone / "docs", paths.clone / "site"], what="build the documentation")
+    say(f"The documentation is in {paths.clone / 'site' / 'index.html'}")
+
+
+def bench(paths: Paths) -> None:
+    """Measure, and print a table with the peer of each row measured in the same run."""
+    prepare(paths)
+    if not _passes(
+        [paths.python, paths.clone / "tests" / "benchmarks" / "run.py"],
+        cwd=paths.clone,
+        env=_environment(paths),
+    ):
+        raise Failure("A measurement failed; the lines above say which.")
+
+
+def demo_refusals(paths: Paths) -> None:
+    """Show three refusals against the running installation, which is started if it is not running."""
+    from steps.main import up
+
+    if hub.running(paths) is None:
+        up(paths)
+    if not _passes(
+        [paths.python, paths.clone / "tools" / "demo_refusals.py", paths.home],
+        cwd=paths.clone,
+        env=_environment(paths),
+    ):
+        raise Failure("A refusal that should have been shown was not.")
+
+
+def reformat(paths: Paths) -> None:
+    """Format the sources, and fix what can be fixed without a thought."""
+    prepare(paths)
+    node = node_side.find_node(paths)
+    run([paths.venv / "bin" / "ruff", "check", "--fix", "."], cwd=paths.clone, what="fix what ruff can fix")
+    run([paths.venv / "bin" / "ruff", "format", "."], cwd=paths.clone, what="format the Python sources")
+    run(
+        [*node.npm_command, "run", "lint"],
+        cwd=paths.extension,
+        env=node.environment,
+        what="format the front end's sources",
+    )
+
+
+def _hub_5_passes(paths: Paths) -> bool:
+    with alone(paths):
+        python = python_side.hub_5_python(paths)
+    say("Testing the spawner on the older hub")
+    command: list[str | Path] = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit/spawner"]
+    return _passes(command, cwd=paths.clone, env=_environment(paths))
+
+
+def _browser(paths: Paths) -> None:
+    """Get a browser for the tests: Debian's as root with apt, else the one that Playwright brings."""
+    if shutil.which("chromium") or Path("/usr/bin/chromium").exists():
+        return
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        say("Installing Chromium with apt")
+        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        run([*_APT, "update"], env=env, log=paths.logs / "apt.log", what="read the package lists with apt")
+        command = [*_APT, "install", "--no-install-recommends", "chromium", "fonts-dejavu-core"]
+        run(command, env=env, log=paths.logs / "apt.log", what="install Chromium with apt")
+        return
+    say("Installing Playwright's Chromium")
+    run(
+        [paths.venv / "bin" / "playwright", "install", "chromium"],
+        log=paths.logs / "playwright.log",
+        what="install Playwright's browser",
+    )
+
+
+def _passes(command: Sequence[str | Path], *, cwd: Path, env: dict[str, str]) -> bool:
+    sys.stdout.flush()
+    done = subprocess.run([str(word) for word in command], cwd=cwd, env=env, check=False)
+    return done.returncode == 0
+
+
+def _environment(paths: Paths) -> dict[str, str]:
+    env = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    env["PATH"] = os.pathsep.join([str(paths.venv / "bin"), env.get("PATH", "")])
+    data = paths.clone.parent / "shared" / "data"
+    if "SEALROOM_DATA" not in env and data.is_dir():
+        env["SEALROOM_DATA"] = str(data)
+    return env
+
+
+def _extra() -> list[str]:
+    """Return what a person adds: `make test ARGS="tests/unit -k snp"`."""
+    return os.environ.get("ARGS", "").split()
+
+
+def _spelled(paths: Paths) -> list[str]:
+    names = ("core", "broker", "spawner", "extensions", "hub_config", "tests", "tools", "docs", "notebooks")
+    return [name for name in names if (paths.clone / name).exists()] + [
+        path.name for path in paths.clone.glob("*.md")
+    ]
