@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.stack import stack
 from support.vectors import ABSENT, VECTORS
 
 
@@ -17,3 +18,6 @@ def vectors() -> Path:
     if not any(VECTORS.iterdir()):
         pytest.fail(f"{VECTORS} is empty: the vectors should be there and are not")
     return VECTORS
+
+
+__all__ = ["stack"]

@@ -2,8 +2,8 @@
 """Show three refusals against a running installation: `demo_refusals.py HOME`.
 
 A tampered sealed file, a server whose report was altered, and an expired grant. Nothing of the installation
-is changed but for one short grant of `visitor`, which ends by itself and is withdrawn. Exit status 1 if something
-that had to be refused was not.
+is changed but for one short grant of `visitor`, which ends by itself and is withdrawn. The exit status is 1 if
+something that had to be refused was not.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def tampered_file(settings: Settings) -> str:
         content[len(content) // 2] ^= 1
         file.write_bytes(content)
         done = sealroom(settings, "dataset", "verify", str(copy))
-    return done.stderr.strip() or done.stdout.strip() if done.returncode == 1 else ""
+    said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if "segment" in line]
+    return " ".join(said) if done.returncode == 1 else ""
 
 
 def altered_report(settings: Settings) -> str:
@@ -106,7 +107,7 @@ def refusal(ask: Callable[[], object]) -> str:
     try:
         ask()
     except AccessDeniedError as error:
-        return " ".join([error.message, *(sentence for _, sentence in error.reasons)])
+        return " ".join(dict.fromkeys([error.message, *(sentence for _, sentence in error.reasons)]))
     return ""
 
 

@@ -83,8 +83,11 @@ def prepare(home: Path) -> None:
     home.chmod(0o700)
     for name in DIRECTORIES:
         (home / name).mkdir(mode=0o700, exist_ok=True)
-    # Sealed files are for everybody: what they hold is of use to nobody without a key.
+    # Sealed files are for everybody: what they hold is of use to nobody without a key. Certificates and
+    # manifests too; the keys beside them are not (0600). All of it is behind the state directory's own 0700.
     (home / "datasets").chmod(0o755)
+    (home / "simulated").chmod(0o711)
+    (home / "environments").chmod(0o711)
     settings = Settings.load(home)
     accounts(home)
     if not (home / "simulated" / "root.json").exists():
@@ -217,7 +220,7 @@ audit_key = "audit.pub"
 
 
 def seal(home: Path, sample: Sample) -> None:
-    """Seal a dataset; its clear files live in memory where the system has a place for that, and go at once."""
+    """Seal a dataset; its clear files are in memory where the system has a place for that, and go at once."""
     target = home / "datasets" / sample.id
     if target.is_dir():
         return
@@ -230,17 +233,20 @@ def seal(home: Path, sample: Sample) -> None:
             return
         terms = [word for term in sample.terms for word in ("--term", term)]
         sealroom(
-            home, "dataset", "seal", clear, "--id", sample.id, "--title", sample.title, "--owner", sample.owner,
-            "--contact", sample.contact, "--description", sample.description, "--source", sample.source,
-            "--licence", sample.licence, *terms, "--out", target,
-        )  # fmt: skip
+            home,
+            *("dataset", "seal", clear, "--id", sample.id, "--out", target),
+            *("--title", sample.title, "--description", sample.description),
+            *("--owner", sample.owner, "--contact", sample.contact),
+            *("--source", sample.source, "--licence", sample.licence),
+            *terms,
+        )
     target.chmod(0o755)
     for path in target.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def granted(home: Path, dataset: str) -> bool:
-    """Tell whether the researcher has a grant already: a start may have been killed between it and its note."""
+    """Tell whether the researcher has a grant: a start may have been killed between it and its note."""
     done = subprocess.run(
         sealroom_command("grant", "list", "--json"),
         env=owner_environment(home),

@@ -123,22 +123,23 @@ def test_researcher_walks_the_path(page: Page, stack: Stack, tmp_path: Path) -> 
     expect(panel).to_contain_text("imulated")
     expect(panel.get_by_test_id("sealroom-device").first).to_contain_text(re.compile("simulated", re.I))
     assert_amber(page, '[data-testid="sealroom-device"]')
-    before = panel.get_by_test_id("sealroom-proven").get_attribute("data-at")
+    before = panel.get_by_test_id("proven-at").locator("time").get_attribute("datetime")
     panel.get_by_test_id("prove-again").click()
-    expect(panel.get_by_test_id("sealroom-proven")).not_to_have_attribute("data-at", str(before))
+    expect(panel.get_by_test_id("proven-at").locator("time")).not_to_have_attribute("datetime", str(before))
 
     # Verify yourself: own nonce, evidence that `sealroom verify` accepts with the development root named.
     panel.get_by_test_id("verify-yourself").click()
     nonce = os.urandom(32).hex()
     page.get_by_test_id("nonce").fill(nonce)
     with page.expect_download() as download:
-        page.get_by_role("button", name=re.compile("Save evidence")).click()
+        page.get_by_test_id("verify-confirm").click()
     evidence = tmp_path / "mine.evidence.json"
     download.value.save_as(evidence)
     root = str(stack.home / "simulated" / "ark.pem")
     stack.cli("verify", str(evidence), "--root", root, "--nonce", nonce)
-    if page.locator(".jp-Dialog").is_visible():
-        page.keyboard.press("Escape")
+    expect(page.get_by_test_id("verify-command")).to_contain_text(nonce)
+    picture(page, "researcher-3-verify")
+    page.get_by_test_id("verify-close").click()
     expect(page.locator(".jp-Dialog")).to_have_count(0)
 
     # Unlock in the panel: purpose, what is sent, unlocked.
@@ -149,10 +150,10 @@ def test_researcher_walks_the_path(page: Page, stack: Stack, tmp_path: Path) -> 
     expect(card).to_have_attribute("data-state", "locked")
     picture(page, "researcher-3-locked")
     card.get_by_test_id("unlock").click()
-    dialog = page.locator(".jp-Dialog")
-    expect(dialog).to_contain_text("DUO:0000042")
+    expect(page.locator('input[name=sealroom-purpose][value="DUO:0000042"]')).to_be_checked()
+    expect(page.get_by_test_id("request-preview")).to_contain_text("header", ignore_case=True)
     picture(page, "researcher-4-unlock")
-    dialog.get_by_role("button", name=re.compile("^Unlock")).click()
+    page.get_by_test_id("unlock-confirm").click()
     expect(card).to_have_attribute("data-state", "unlocked")
 
     # The welcome notebook runs and ends with the record.
@@ -195,7 +196,7 @@ def test_visitor_reads_why_not(page: Page, stack: Stack) -> None:
     open_panel(page)
     card = page.locator(dataset(page, "heartbeats"))
     expect(card).to_have_attribute("data-state", "not_granted")
-    expect(card.get_by_test_id("reason").first).to_contain_text(re.compile(r"\w+ \w+ \w+"))
+    expect(card.get_by_test_id("reasons").first).to_contain_text(re.compile(r"\w+ \w+ \w+"))
     expect(card).to_contain_text("@")  # whom to ask
     expect(card.get_by_test_id("unlock")).to_have_count(0)
     picture(page, "visitor-3-refused")

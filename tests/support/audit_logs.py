@@ -52,6 +52,7 @@ def write_log(
     signer: Signer = SIGNER,
     *,
     bundles: Callable[[int, list[bytes]], list[bytes]] = lambda _, bundle: bundle,
+    edge: bool = False,
 ) -> bytes:
     """Write a whole log at once, as an exported copy or a forger has it, and return the checkpoint.
 
@@ -60,14 +61,19 @@ def write_log(
         entries: What the tiles and the checkpoint say.
         signer: Who signs.
         bundles: Changes what is stored of each bundle, given its number and its entries.
+        edge: Write only the last bundle, and the last tile of each level: all that a writer reads.
     """
     size, levels = len(entries), [[leaf_hash(one) for one in entries]]
     while len(levels[-1]) >= 256:
         below = levels[-1]
         levels.append([tree_root(below[at : at + 256]) for at in range(0, len(below) - 255, 256)])
     for level, index, width in tiles_of(size):
+        if edge and (index + 1) * 256 < len(levels[level]):
+            continue
         put(directory / tile_path(level, index, width), b"".join(levels[level][index * 256 :][:width]))
     for number, width in bundles_of(size):
+        if edge and (number + 1) * 256 < size:
+            continue
         stored = bundles(number, list(entries[number * 256 :][:width]))
         put(directory / bundle_path(number, width), b"".join(map(encode_entry, stored)))
     note = Checkpoint(signer.name, size, tree_root(levels[0])).sign(signer)

@@ -16,11 +16,23 @@ _lock = threading.Lock()
 
 # What package clients print when there is no way to their registry.
 _NO_NETWORK = (
-    "temporary failure in name resolution", "name or service not known",
-    "failed to establish a new connection", "max retries exceeded", "network is unreachable", "error sending request", "dns error",
-    "tcp connect error", "enotfound", "eai_again", "econnrefused", "etimedout", "enetunreach",
-    "connection refused", "newconnectionerror",
-)  # fmt: skip
+    "temporary failure in name resolution",
+    "name or service not known",
+    "failed to establish a new connection",
+    "max retries exceeded",
+    "network is unreachable",
+    "error sending request",
+    "dns error",
+    "tcp connect error",
+    "connection refused",
+    "enotfound",
+    "eai_again",
+    "econnrefused",
+    "etimedout",
+    "enetunreach",
+    # What npm says when all it tried came to nothing.
+    "network connectivity",
+)
 _NO_SPACE = ("no space left on device", "enospc", "disk quota exceeded")
 
 

@@ -58,14 +58,12 @@ def start(paths: Paths, addresses: Addresses) -> None:
     if process is not None:
         _write_pid(hub / "hub.pid", process)
     deadline = time.monotonic() + START_SECONDS
-    while not answers(addresses.login_page):
+    while not (answers(addresses.login_page) and answers(addresses.broker_keys)):
         if child.poll() is not None:
             raise Failure(f"The hub ended while starting; the end of {log}:\n{tail(log)}")
         if time.monotonic() > deadline:
             asyncio.run(_end_hub(paths))
-            raise Failure(
-                f"The hub did not answer within {START_SECONDS} seconds; {log} says what it was doing."
-            )
+            raise Failure(f"The hub or the broker did not answer in {START_SECONDS} seconds; {log} says why.")
         time.sleep(0.5)
 
 

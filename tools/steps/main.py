@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from steps import checks, hub, settings
-from steps.console import Failure, run, say
+from steps.console import Failure, say
+from steps.first import FirstStart
 from steps.paths import Paths
 from steps.setup import everything
 
@@ -32,9 +33,10 @@ def up(paths: Paths) -> None:
     addresses = settings.choose(paths)  # before the long steps: a port in use is said at once
     command = everything(paths, development=False)
     settings.write(paths, addresses, command)
-    _first_start(paths, "prepare")
+    first = FirstStart(paths)
+    first.prepare()
     hub.start(paths, addresses)
-    _first_start(paths, "register")
+    first.register()
     _welcome(paths, addresses)
 
 
@@ -71,13 +73,6 @@ def status(paths: Paths) -> None:
 def set_up(paths: Paths) -> None:
     """Set everything up for development, and start nothing."""
     checks.prepare(paths)
-
-
-def _first_start(paths: Paths, step: str) -> None:
-    run(
-        [paths.python, paths.clone / "tools" / "first_start.py", step, paths.home],
-        what=f"{step} the installation",
-    )
 
 
 def _welcome(paths: Paths, addresses: settings.Addresses) -> None:

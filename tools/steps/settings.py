@@ -37,6 +37,11 @@ class Addresses:
         return f"http://{_bracketed(host)}:{self.port}/"
 
     @property
+    def broker_keys(self) -> str:
+        """A page of the broker that answers when it is ready."""
+        return f"http://{LOOPBACK}:{self.broker}/kbs/v0/sealroom/jwks"
+
+    @property
     def login_page(self) -> str:
         """The page that answers when the hub is ready."""
         return f"{self.url}hub/login"

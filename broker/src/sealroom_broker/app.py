@@ -16,7 +16,7 @@ from sealroom.kbs.messages import PREFIX
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute, Mount
+from starlette.routing import BaseRoute, Mount, Router
 
 from sealroom_broker import admin_routes, kbs_routes, pages, sealroom_routes
 from sealroom_broker.broker import Broker
@@ -44,7 +44,7 @@ def create_app(broker: Broker, *, prefix: str = "") -> Starlette:
     routes = _routes()
     prefix = prefix.rstrip("/")
     if prefix:
-        routes = [Mount(prefix, routes=routes), *routes]
+        routes = [_mount(prefix, routes), *routes]
     app = Starlette(
         routes=routes,
         middleware=[Middleware(Guard), Middleware(RateLimit, limits=broker.config.limits)],
@@ -53,15 +53,19 @@ def create_app(broker: Broker, *, prefix: str = "") -> Starlette:
     )
     app.state.broker = broker
     app.state.identity_checks = asyncio.Semaphore(_IDENTITY_CHECKS)
-    # A path with a slash too many is not found; a redirect would make clients send a body again.
     app.router.redirect_slashes = False
     return app
 
 
 def _routes() -> Sequence[BaseRoute]:
     kbs = [
-        Mount("/sealroom/admin", routes=admin_routes.ROUTES),
-        Mount("/sealroom", routes=sealroom_routes.ROUTES),
+        _mount("/sealroom/admin", admin_routes.ROUTES),
+        _mount("/sealroom", sealroom_routes.ROUTES),
         *kbs_routes.ROUTES,
     ]
-    return [Mount(PREFIX, routes=kbs), *pages.ROUTES]
+    return [_mount(PREFIX, kbs), *pages.ROUTES]
+
+
+def _mount(path: str, routes: Sequence[BaseRoute]) -> Mount:
+    # A path with a slash too many is not found; a redirect would make clients send a body again.
+    return Mount(path, app=Router(routes, redirect_slashes=False))

@@ -33,7 +33,7 @@ from sealroom.kbs.binding import cpu_report_data
 from sealroom.kbs.evidence import snp_from_json
 from sealroom.kbs.jwe import check_public_jwk
 from sealroom.kbs.messages import AttestRequest, InitData
-from sealroom.snp import Roots, VerifiedReport, verify_report
+from sealroom.snp import Roots, VerifiedReport, choose_vek, verify_report
 
 from sealroom_broker.environments import ApprovedEnvironments
 from sealroom_broker.sessions import Pending
@@ -114,8 +114,8 @@ class EvidenceJudge:
         return Judged(result, matched, evidence)
 
     def _verify(self, report: bytes, certificates: Mapping[str, bytes], now: datetime) -> VerifiedReport:
-        vek = certificates.get("VCEK") or certificates.get("VLEK")
-        if vek is None:
+        vek = choose_vek(report, certificates)
+        if not vek:
             raise ChainError(
                 "The server sent its report without the processor's certificate.",
                 check="evidence.certificates",

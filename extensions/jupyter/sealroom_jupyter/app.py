@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -203,7 +204,7 @@ class Sealroom(ExtensionApp):
         """End: keys are dropped, sockets and connections closed."""
         service, self._service = self._service, None
         if service is not None:
-            service.stop()
+            await asyncio.to_thread(service.stop)
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
 

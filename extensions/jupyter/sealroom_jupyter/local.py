@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The sealed datasets that lie on this machine. Nothing that is read here is trusted.
 
-A directory `<id>/` that holds `absent.json` instead of a dataset stands for one that could not be brought
-here; it is listed as such, so that a person sees that it exists and why it cannot be used.
+A file `<id>.absent.json` in a directory of datasets stands for one that could not be brought here; it is
+listed as such, so that a person sees that it exists and why it cannot be used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sealroom.datasets.manifest import MANIFEST_NAME, MAX_MANIFEST_SIZE, Manifes
 from sealroom.datasets.store import DatasetDirectory, find_dataset, iter_datasets, read_file
 from sealroom.errors import Error
 
-ABSENT_NAME = "absent.json"
+ABSENT_SUFFIX = ".absent.json"
 _MAX_ABSENT = 64 << 10
 
 
@@ -83,14 +83,14 @@ class LocalDatasets:
         found: dict[str, Absent] = {}
         for directory in self._directories:
             try:
-                candidates = sorted(directory.glob(f"*/{ABSENT_NAME}"))
+                candidates = sorted(directory.glob(f"*{ABSENT_SUFFIX}"))
             except OSError:
                 continue
             for path in candidates:
-                name = path.parent.name
+                name = path.name.removesuffix(ABSENT_SUFFIX)
                 try:
                     check_id(name)
-                    if name not in found and not (path.parent / MANIFEST_NAME).exists():
+                    if name not in found:
                         found[name] = Absent.model_validate_json(read_file(path, _MAX_ABSENT))
                 except (Error, ValidationError):
                     continue

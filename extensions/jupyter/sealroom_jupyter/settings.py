@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 AGENT_SOCKET = "agent.sock"
@@ -42,18 +42,11 @@ class Settings:
     """Longest pause between two tries."""
     timeout: float = 10.0
     """Seconds that one call to the broker or to the status service may take."""
-    provider_timeout: float = field(default=20.0)
-    """Seconds that the secure processor may take for one report."""
 
     @property
     def agent_socket(self) -> Path | None:
         """Where kernels reach this server's datasets."""
         return None if self.run_dir is None else self.run_dir / AGENT_SOCKET
-
-
-def path_from(environ: Mapping[str, str], name: str) -> str:
-    """Return a path from the environment, or an empty string."""
-    return environ.get(name, "").strip()
 
 
 def paths_from(environ: Mapping[str, str], name: str) -> list[str]:

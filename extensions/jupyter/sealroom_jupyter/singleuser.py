@@ -12,6 +12,7 @@
 - On Linux other processes of the same user, its kernels among them, cannot read this process's memory, and it
   leaves no core file.
 - Sealroom's server extension is enabled, whatever configuration files say.
+- JupyterLab does not ask the internet for news and new versions: who works here is nobody's business.
 """
 
 from __future__ import annotations
@@ -26,6 +27,13 @@ TOKEN_FD = "SEALROOM_TOKEN_FD"  # noqa: S105 - the variable's name
 TOKEN_FILE = "SEALROOM_TOKEN_FILE"  # noqa: S105 - the variable's name
 MAX_TOKEN = 4096
 PR_SET_DUMPABLE = 4
+
+ARGUMENTS = (
+    "--ServerApp.jpserver_extensions=sealroom_jupyter=True",
+    "--LabApp.news_url=None",
+    "--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate",
+)
+"""What the server is started with; arguments that follow win."""
 
 
 def token_to_environment() -> None:
@@ -69,9 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     from sealroom_jupyter.hub import take_token
 
     arguments = list(sys.argv[1:] if argv is None else argv)
-    serverapp = JupyterHubSingleUser.initialize_server(
-        argv=["--ServerApp.jpserver_extensions=sealroom_jupyter=True", *arguments]
-    )
+    serverapp = JupyterHubSingleUser.initialize_server(argv=[*ARGUMENTS, *arguments])
     # Sealroom's extension has taken the token already. If it failed to load, the token goes all the same.
     take_token(serverapp)
     try:

@@ -61,6 +61,8 @@ def view(known: Known) -> DatasetView:
                 "reasons": (),
             }
         )
+    if known.offered is None and local is None:
+        return shown
     if known.doubt is not None:
         return _refused(shown, known.doubt)
     if known.offered is None:

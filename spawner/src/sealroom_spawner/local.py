@@ -37,7 +37,7 @@ from sealroom_spawner.processes import Process
 from sealroom_spawner.separation import SENTENCES, Separation, detect
 from sealroom_spawner.status import FINAL, PERCENT, Event, Stage, StatusClient
 from sealroom_spawner.tiers import Badge, badge
-from sealroom_spawner.uids import uid_of
+from sealroom_spawner.uids import first_of, uid_of
 
 SERVER_SCOPES = (
     "users:activity!user",
@@ -52,11 +52,11 @@ class RefusedError(web.HTTPError):
     """A start was refused; the hub shows the sentence as it is."""
 
     def __init__(self, status: int, message: str, *, jupyterhub_message: str) -> None:
-        super().__init__(status, message.replace("%", "%%"))
+        super().__init__(status, message)
         self.jupyterhub_message = jupyterhub_message
 
 
-def refusal(message: str) -> web.HTTPError:
+def refusal(message: str) -> RefusedError:
     """Return the error that stops a spawn with a sentence for the person who waits."""
     return RefusedError(400, message, jupyterhub_message=message)
 
@@ -71,6 +71,9 @@ class SealedLocalSpawner(Spawner):
     tutorials = Unicode(help="Directory whose notebooks new homes get.").tag(config=True)
     proof_timeout = Float(
         60.0, help="Seconds to wait for a server's proof before it is shown without one."
+    ).tag(config=True)
+    linger = Float(
+        1.0, help="Seconds for which the last stage stays on the progress page, so that it can be read."
     ).tag(config=True)
     must_affirm = Bool(
         False, help="Stop a server that has not proven itself to be a genuine TEE in time."
@@ -117,6 +120,7 @@ class SealedLocalSpawner(Spawner):
         self._children: list[subprocess.Popen[bytes]] = []
         self._events: list[dict[str, Any]] = []
         self._more = asyncio.Event()
+        self._ending = asyncio.Lock()
 
     @property
     def shown_tier(self) -> Badge:
@@ -221,14 +225,12 @@ class SealedLocalSpawner(Spawner):
         if record is not None and record.notebook is not None and processes.alive(record.notebook):
             await self._refresh()
             return None
-        if record is not None and not self._start_pending:
-            await self._end(record, patience=2.0)
+        await self._end_record(patience=2.0)
         return 1
 
     async def stop(self, now: bool = False) -> None:
         """End the server and its processor."""
-        if self._record is not None:
-            await self._end(self._record, patience=0.5 if now else 10.0)
+        await self._end_record(patience=0.5 if now else 10.0)
         self.clear_state()
 
     async def progress(self) -> AsyncGenerator[dict[str, Any], None]:
@@ -258,23 +260,35 @@ class SealedLocalSpawner(Spawner):
     def _uid(self) -> int | None:
         if self.separation == Separation.NONE:
             return None
-        return uid_of(self.user.name, Path(self.state_dir) / "hub" / "uids.json")
+        state = Path(self.state_dir)
+        return uid_of(self.user.name, state / "hub" / "uids.json", first=first_of(state))
 
     @property
     def _records(self) -> Path:
         return Path(self.state_dir) / "hub" / "servers"
 
     async def _end_leftovers(self) -> None:
-        left = records.read(records.path_of(self._records, self.user.name, self.name))
-        if left is not None:
-            await self._end(left, patience=2.0)
+        async with self._ending:
+            left = records.read(records.path_of(self._records, self.user.name, self.name))
+            if left is not None:
+                await self._end(left, patience=2.0)
+
+    async def _end_record(self, *, patience: float) -> None:
+        # Taken away before anything is waited for: two who notice the same end do not both clean up, and the
+        # second not what was started meanwhile.
+        record, self._record = self._record, None
+        async with self._ending:
+            if record is not None:
+                await self._end(record, patience=patience)
 
     async def _end(self, record: records.Record, *, patience: float) -> None:
-        for process in record.processes:
-            await processes.end(process, patience=patience)
+        left = []
         if record.uid is not None and not self._others_run(record):
             # Kernels start sessions of their own: with the last server goes all that its user runs.
-            await processes.end_all(processes.of_user(record.uid))
+            left = processes.of_user(record.uid)
+        for process in record.processes:
+            await processes.end(process, patience=patience)
+        await processes.end_all(left)
         for child in self._children:
             child.poll()
         self._children = []
@@ -331,6 +345,12 @@ class SealedLocalSpawner(Spawner):
         self._say(PERCENT[Stage.STARTING], "Starting the notebook server")
         env = self.get_env() | self._sealroom_env(place, offer)
         argv = [shutil.which(self.cmd[0]) or self.cmd[0], *self.cmd[1:], *self.get_args()]
+        sockets = view.kernel_directory(place, private=self.separation == Separation.FILES)
+        if sockets is not None:
+            argv.append("--KernelManager.transport=ipc")
+            env["JUPYTER_RUNTIME_DIR"] = str(sockets)
+        else:
+            self.log.warning("Kernels talk over TCP: %s is too long a path for sockets", place.run)
         files = view.needed(place, offer.public_files, Path(self.tutorials) if self.tutorials else None)
         order = Order(
             argv=argv,
@@ -402,6 +422,7 @@ class SealedLocalSpawner(Spawner):
                 told += 1
                 self._tell(event)
             if events and events[-1].stage in FINAL:
+                await asyncio.sleep(self.linger)
                 break
             await asyncio.sleep(0.25)
         else:

@@ -143,9 +143,8 @@ def _read_offer(path: Path) -> Offer:
 def _card(offer: Offer, datasets: Sequence[SealedDataset], *, checked: bool) -> str:
     shown = badge("simulated" if offer.simulated else "affirming")
     proves = shown.html() if offer.simulated else "Must prove itself to be a genuine TEE."
-    items = "".join(
-        f"<li>{escape(item.title)} <small>({escape(item.owner)})</small></li>" for item in datasets
-    )
+    meant = [item for item in datasets if not offer.datasets or item.id in offer.datasets]
+    items = "".join(f"<li>{escape(item.title)} <small>({escape(item.owner)})</small></li>" for item in meant)
     opens = (
         "<p>May ask for these sealed datasets; their owners decide when the server has proven itself:</p>"
         f"<ul>{items}</ul>"

@@ -32,19 +32,22 @@ async def start(order: Order, *, log: Path, write_down: Callable[[Process], None
         LaunchError: It did not become what was ordered; the message says why.
     """
     ours, theirs = socket.socketpair()
-    with ours:
-        child = _waiting(theirs, log)
-        try:
+    child = _waiting(theirs, log)
+    try:
+        with ours:
             process = processes.find(child.pid)
             if process is None:
                 raise LaunchError(f"The process ended at once; {log} says why.")
             write_down(process)
             answer = await asyncio.wait_for(_exchange(ours, order), TAKEOVER_SECONDS)
-        except (OSError, TimeoutError) as error:
-            child.kill()
+        if answer:
+            raise LaunchError(answer.decode(errors="replace"))
+    except BaseException as error:
+        child.kill()
+        child.wait()
+        if isinstance(error, OSError):
             raise LaunchError(f"The process did not take its order; {log} says why.") from error
-    if answer:
-        raise LaunchError(answer.decode(errors="replace"))
+        raise
     return child
 
 

@@ -7,6 +7,7 @@ after the first is gone, because files of theirs may still be there.
 
 from __future__ import annotations
 
+import hashlib
 import pwd
 from pathlib import Path
 
@@ -16,6 +17,24 @@ from sealroom_spawner.files import read_json, write_json
 
 FIRST = 200_000
 """First number to give out: above what distributions give to people, below what user namespaces map."""
+
+
+BLOCK = 1_000
+BLOCKS = 1_000
+"""Each installation gives out a block of its own, found by its place."""
+
+
+def first_of(installation: Path) -> int:
+    """Return the first number of an installation.
+
+    Two installations on one machine do not share people, so they must not share system users: each
+    ends everything that a user of its own still runs.
+
+    Args:
+        installation: Its state directory.
+    """
+    digest = hashlib.sha256(str(installation.resolve()).encode()).digest()
+    return FIRST + BLOCK * (int.from_bytes(digest[:8]) % BLOCKS)
 
 
 def uid_of(name: str, state: Path, *, first: int = FIRST) -> int:

@@ -100,6 +100,21 @@ class Place:
             )
 
 
+def kernel_directory(place: Place, *, private: bool) -> Path | None:
+    """Return where the sockets between a server and its kernels go; None if every place is too long a path.
+
+    Jupyter's default, TCP ports on the loopback address, can be listened to by every user of the machine.
+
+    Args:
+        place: The server's own directories.
+        private: The server has a /tmp of its own.
+    """
+    directory = Path("/tmp/jupyter") if private else place.run / "j"  # noqa: S108
+    # jupyter_client names them kernel-<36 characters>-ipc-<number>.
+    fits = len(os.fsencode(directory / f"kernel-{'x' * 36}-ipc-5")) <= MAX_SOCKET_PATH
+    return directory if fits else None
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Files:
     """Which files a server needs."""

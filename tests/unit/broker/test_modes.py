@@ -102,7 +102,7 @@ def test_development_without_a_root_refuses_simulated_evidence(world: World) -> 
     )
     world.restart()
     with pytest.raises(AccessDeniedError, match="processor is simulated"):
-        world.guest("")
+        world.guest("").attest()
 
 
 def test_amds_roots_are_never_given_as_the_development_root(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_development_root_that_is_none(tmp_path: Path, content: bytes | None) ->
     if content is not None:
         root.write_bytes(content)
     path = initialise(tmp_path / "b", Plan(mode="development", development_root=root))
-    with pytest.raises(Exception, match="root|certificates"):
+    with pytest.raises(Exception, match=r"root|certificates"):
         opened(path)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -425,3 +426,34 @@ def test_database_holds_no_cookie(world: World) -> None:
     world.broker.store.close()
     for path in (world.folder / "broker").glob("broker.sqlite*"):
         assert cookie.encode() not in path.read_bytes()
+
+
+# --- recordings of a real broker and of its real client
+
+
+def test_requests_of_the_real_client(world: World, vectors: Path) -> None:
+    messages = json.loads((vectors / "kbs" / "client_requests.json").read_text())["messages"]
+    for message in messages:
+        if message["kind"] == "auth":
+            # Its TEE is the sample one, which proves nothing; as an SNP guest it is understood.
+            assert code(world.http().post("/kbs/v0/auth", json=message["body"])) == (401, "tee.refused")
+            answer = world.http().post("/kbs/v0/auth", json=message["body"] | {"tee": "snp"})
+            assert answer.json()["extra-params"] == ""
+        else:
+            # Understood as far as its session, which is not ours.
+            assert code(attest(world.http(), message["body"])) == (401, "session.none")
+
+
+def test_another_version_is_refused_as_the_real_broker_does(world: World, vectors: Path) -> None:
+    (exchange,) = json.loads((vectors / "kbs" / "server_oldversion.json").read_text())["exchange"]
+    answer = world.http().post("/kbs/v0/auth", json=exchange["request"]["body"])
+    recorded = exchange["response"]
+    assert answer.status_code == recorded["status"]
+    assert {name: answer.json()[name] for name in ("type", "detail")} == recorded["body"]
+
+
+@pytest.mark.parametrize("kind", ["p256", "p521", "rsa"])
+def test_keys_that_the_real_broker_encrypts_to(world: World, vectors: Path, kind: str) -> None:
+    recording = json.loads((vectors / "kbs" / f"server_{kind}.json").read_text())
+    key = TeeKey.from_pem(recording["tee_private_key_pem"].encode())
+    assert handshake(world, world.http(), key=key).status_code == 200

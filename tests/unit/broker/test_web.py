@@ -226,7 +226,9 @@ def test_nothing_secret_is_logged(world: World, log: pytest.LogCaptureFixture) -
         *(secret.hex() for secret in secrets),
         *(repr(secret)[2:-1] for secret in secrets),
     ]
-    lines = "\n".join(f"{record.getMessage()} {record.exc_text or ''}" for record in log.records)
+    # The test's own client logs whole addresses; the broker's client for the hub is not used here.
+    ours = [record for record in log.records if record.name != "httpx"]
+    lines = "\n".join(f"{record.getMessage()} {record.exc_text or ''}" for record in ours)
     assert "/kbs/v0/sealroom/datasets/heartbeats/release 200" in lines
     assert "/healthz 200" in lines
     for text in texts:

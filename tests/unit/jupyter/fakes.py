@@ -13,6 +13,7 @@ from sealroom.crypt4gh import Header, PublicKey, reencrypt
 from sealroom.datasets.messages import ClaimInfo, DeviceInfo, EnvironmentInfo
 from sealroom.errors import AccessDeniedError, NetworkError
 from sealroom.kbs.calls import (
+    DatasetCondition,
     DatasetList,
     DatasetState,
     IdentityRequest,
@@ -88,11 +89,12 @@ class FakeBroker:
         self.identity_refusal: AccessDeniedError | None = None
         self.person: Person | None = None
         self.purposes: tuple[Term, ...] = (RESEARCH,)
-        self.condition = "locked"
+        self.condition: DatasetCondition = "locked"
         self.reasons: tuple[Reason, ...] = ()
         self.until: datetime | None = None
         self.releases: dict[int, ReleaseState] = {}
         self.attested = 0
+        self.listed = 0
         self.released: list[ReleaseRequest] = []
         self.identities: list[IdentityRequest] = []
         self.change_manifest = False
@@ -135,6 +137,7 @@ class FakeBroker:
 
     def datasets(self) -> DatasetList:
         self._up()
+        self.listed += 1
         return DatasetList(datasets=(*self._own(), *self.extra))
 
     def release(self, dataset: str, request: ReleaseRequest) -> ReleaseResponse:
@@ -186,7 +189,7 @@ class FakeBroker:
             manifest_sha256=manifest.sha256,
             terms=(RESEARCH,),
             purposes=self.purposes if self.condition in ("locked", "unlocked") else (),
-            state=self.condition,  # type: ignore[arg-type]
+            state=self.condition,
             until=self.until,
             reasons=self.reasons,
             ask=manifest.contact if self.reasons else "",

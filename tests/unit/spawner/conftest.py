@@ -30,7 +30,7 @@ PREFIX = "/services/sealroom/"
 NOTEBOOK = """
 import http.server, json, os, sys
 from urllib.parse import urlsplit
-token = os.read(int(os.environ["SEALROOM_TOKEN_FD"]), 100).decode() if "SEALROOM_TOKEN_FD" in os.environ else ""
+token = os.read(int(os.environ["SEALROOM_TOKEN_FD"]), 100).decode()
 seen = {"uid": os.getuid(), "token": token, "env": dict(os.environ), "cwd": os.getcwd(), "argv": sys.argv}
 open(os.path.join(os.environ["HOME"], "seen.json"), "w").write(json.dumps(seen))
 port = urlsplit(os.environ["JUPYTERHUB_SERVICE_URL"]).port
@@ -83,7 +83,10 @@ class FakeHub:
             def get(self) -> None:
                 import json
 
-                users = [{"name": name, "servers": dict.fromkeys(s, {})} for name, s in hub.running.items()]
+                users = [
+                    {"name": name, "servers": {server: {} for server in servers}}
+                    for name, servers in hub.running.items()
+                ]
                 self.finish(json.dumps(users))
 
         return Application([("/hub/api/user", User), ("/hub/api/users", Users)])
@@ -195,6 +198,7 @@ async def make_spawner(state: Path, status_url: str) -> AsyncIterator[MakeSpawne
             "separation": str(separation),
             "cmd": [sys.executable, "-c", NOTEBOOK],
             "proof_timeout": 20.0,
+            "linger": 0.0,
             "api_token": f"hub-token-of-{user}",
         }
         spawner = SealedLocalSpawner(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -74,11 +75,15 @@ def test_the_file_says_who_may_come_and_who_administers(authenticator: LocalAcco
     assert not authenticator.allow_all
 
 
+def take_out(file: Path, name: str) -> None:
+    left = json.loads(file.read_text())
+    del left[name]
+    file.write_text(json.dumps(left))
+
+
 async def test_who_was_taken_out_is_out(authenticator: LocalAccountsAuthenticator, file: Path) -> None:
     assert await authenticator.refresh_user(SimpleNamespace(name="researcher"))
-    left = json.loads(file.read_text())
-    del left["researcher"]
-    file.write_text(json.dumps(left))
+    take_out(file, "researcher")
     assert not await authenticator.refresh_user(SimpleNamespace(name="researcher"))
     assert await login(authenticator, "researcher", PASSWORDS["researcher"]) is None
 
@@ -91,12 +96,14 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         noted.append(seconds)
 
-    monkeypatch.setattr(accounts.asyncio, "sleep", sleep)
-    monkeypatch.setattr(accounts.time, "monotonic", lambda: 1000.0)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     return noted
 
 
-async def test_wrong_passwords_make_the_next_try_wait_longer_each_time(file: Path, waits: list[float]) -> None:
+async def test_wrong_passwords_make_the_next_try_wait_longer_each_time(
+    file: Path, waits: list[float]
+) -> None:
     slow = LocalAccountsAuthenticator(accounts_file=str(file), first_delay=0.5, longest_delay=3.0)
     for _ in range(5):
         await login(slow, "researcher", "wrong")
@@ -156,7 +163,9 @@ def test_a_hash_says_nothing_of_its_password() -> None:
     assert not one.matches("Same")
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"a": 1}', '{"a": {"password": {}}}', '{"a": {"password": 1}}'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", '{"a": 1}', '{"a": {"password": {}}}', '{"a": {"password": 1}}']
+)
 def test_a_damaged_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "accounts.json").write_text(text)
     with pytest.raises(ConfigurationError):

@@ -60,9 +60,15 @@ async def test_end_ends_the_process_and_its_group(sleeper: subprocess.Popen[byte
     assert not processes.alive(process)
 
 
+def started(code: str) -> subprocess.Popen[bytes]:
+    """Start a program that prints when it is ready."""
+    return subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE)
+
+
 async def test_end_insists_where_asking_does_not_help() -> None:
-    code = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
-    child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE)
+    child = started(
+        "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
+    )
     assert child.stdout is not None
     child.stdout.read(1)
     await processes.end(known(child), patience=0.3)
@@ -72,13 +78,12 @@ async def test_end_insists_where_asking_does_not_help() -> None:
 
 @pytest.mark.skipif(not processes.PROC.joinpath("self", "stat").exists(), reason="no /proc on this system")
 async def test_end_ends_descendants_in_sessions_of_their_own() -> None:
-    code = (
+    stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
+    parent = started(
         "import subprocess, sys, time\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import signal, time; signal.signal(15, signal.SIG_IGN); "
-        "time.sleep(60)'], start_new_session=True)\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {stubborn!r}], start_new_session=True)\n"
         "print(child.pid, flush=True); time.sleep(60)"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE)
     assert parent.stdout is not None
     kernel = processes.find(int(parent.stdout.readline()))
     assert kernel is not None
@@ -96,7 +101,16 @@ async def test_end_all_ends_at_once(sleeper: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [None, 1, [], {}, {"pid": 7}, {"pid": "7", "started": "1"}, {"pid": 7, "started": ""}, {"pid": 1, "started": "1"}],
+    [
+        None,
+        1,
+        [],
+        {},
+        {"pid": 7},
+        {"pid": "7", "started": "1"},
+        {"pid": 7, "started": ""},
+        {"pid": 1, "started": "1"},
+    ],
 )
 def test_nothing_but_a_process_is_read_as_one(value: object) -> None:
     assert Process.from_json(value) is None

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import stat
 from pathlib import Path
@@ -23,14 +22,14 @@ def test_a_written_file_is_private_and_whole(tmp_path: Path) -> None:
     write_atomic(tmp_path / "a", b"text")
     assert (tmp_path / "a").read_bytes() == b"text"
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600
-    assert os.listdir(tmp_path) == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with pytest.raises(OSError):
         write_atomic(tmp_path / "a", b"text")
-    assert os.listdir(tmp_path) == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_what_is_not_json_is_none(tmp_path: Path) -> None:
@@ -135,7 +134,9 @@ def test_settings_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert settings.proxy_command == ("node", "proxy")
 
 
-@pytest.mark.parametrize("text", ["", "clone = 1", SETTINGS.replace("[broker]", "[broken]"), "=", "hub = 1\nclone=''"])
+@pytest.mark.parametrize(
+    "text", ["", "clone = 1", SETTINGS.replace("[broker]", "[broken]"), "=", "hub = 1\nclone=''"]
+)
 def test_other_settings_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "settings.toml").write_text(text)
     with pytest.raises(ConfigurationError, match="cannot be used"):

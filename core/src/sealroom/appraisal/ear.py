@@ -17,9 +17,11 @@ The form is that of draft-fv-rats-ear.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from importlib import metadata
 from typing import Any, Final
 
 import jwt
@@ -43,7 +45,6 @@ from sealroom.errors import FormatError, FreshnessError, ProtocolError, Signatur
 from sealroom.snp import Report
 
 PROFILE: Final = "tag:github.com,2024:confidential-containers/Trustee"
-VERIFIER: Final = {"developer": "https://github.com/sealroom", "build": "sealroom 0.1.0"}
 ALGORITHMS: Final = frozenset(keys.ALGORITHMS.values())
 MAX_TOKEN: Final = 256 * 1024
 CLOCK_SKEW: Final = timedelta(seconds=60)
@@ -99,7 +100,7 @@ def issue(
         "iat": _seconds(at),
         "exp": _seconds(at + lifetime),
         "iss": issuer,
-        "ear.verifier-id": VERIFIER,
+        "ear.verifier-id": {"developer": "Sealroom", "build": f"sealroom {_version()}"},
         "submods": {
             device.device: _submodule(device, result.policy, runtime, evidence) for device in result.devices
         },
@@ -165,7 +166,7 @@ def _check_signature(token: str, jwks: Mapping[str, Any]) -> tuple[str, bytes]:
     except (jwt.PyJWTError, ValueError, RecursionError) as error:
         raise FormatError("This is not a token of an attestation result.") from error
     algorithm, kid = header.get("alg"), header.get("kid")
-    if algorithm not in ALGORITHMS:
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         raise SignatureError(f"The token's algorithm {algorithm!r} is not allowed.")
     if "crit" in header or "b64" in header:
         raise SignatureError("The token asks for an extension that is not known here.")
@@ -180,6 +181,11 @@ def _check_signature(token: str, jwks: Mapping[str, Any]) -> tuple[str, bytes]:
     except (jwt.PyJWTError, ValueError) as error:
         raise SignatureError("The token's signature does not verify.") from error
     return str(kid), payload
+
+
+@functools.cache
+def _version() -> str:
+    return metadata.version("sealroom")
 
 
 def _submodule(

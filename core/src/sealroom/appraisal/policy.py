@@ -100,8 +100,9 @@ class Policy(BaseModel):
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             field = ".".join(str(part) for part in first["loc"])
+            reason = first["msg"].removeprefix("Value error, ")
             raise FormatError(
-                f"The appraisal policy is wrong in {field or 'itself'}: {first['msg'].removeprefix('Value error, ')}.", field=field
+                f"The appraisal policy is wrong in {field or 'itself'}: {reason}.", field=field
             ) from None
         except (ValueError, RecursionError) as error:
             raise FormatError(f"The appraisal policy cannot be read: {error}.") from error

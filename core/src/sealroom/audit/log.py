@@ -286,6 +286,8 @@ class TileLog:
         """Bring the files to what the checkpoint covers, and check the right edge against its root."""
         checkpoint = self._last_checkpoint()
         with _storage("recover the audit log"):
+            # A checkpoint that was signed and not put in place was never shown to anybody, and must not be.
+            _temporary(self._directory / CHECKPOINT_PATH).unlink(missing_ok=True)
             self._settle(checkpoint.size)
             try:
                 self._check_edge(checkpoint)
@@ -417,9 +419,13 @@ def _write(path: Path, data: bytes, flags: int) -> None:
         os.close(descriptor)
 
 
+def _temporary(path: Path) -> Path:
+    return path.with_name(path.name + ".new")
+
+
 def _replace(path: Path, data: bytes) -> None:
     """Write a file so that a crash leaves the old one or the new one."""
-    temporary = path.with_name(path.name + ".new")
+    temporary = _temporary(path)
     _write(temporary, data, os.O_CREAT | os.O_TRUNC)
     temporary.replace(path)
     _sync_directory(path.parent)

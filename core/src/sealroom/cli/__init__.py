@@ -74,10 +74,11 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("Stopped.", err=True)
         return EXIT_UNCHECKED
-    except BrokenPipeError:
-        # The reader of our output has enough. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_OK
+    except (BrokenPipeError, SystemExit):
+        # The reader of our output went away (click and rich exit then). It has not seen the whole result, so
+        # this is no pass. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_UNCHECKED
     except Error as error:
         output.error(error)
         return exit_code(error)

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from sealroom.errors import FormatError, StorageError
-from sealroom.snp import REPORT_SIZE, CheckResult, Outcome
+from sealroom.snp import REPORT_SIZE, CheckResult, Outcome, choose_vek
 from sealroom.snp.bundle import FORMAT, EvidenceBundle
 from sealroom.snp.hcl import HclReport
-from sealroom.snp.table import split_extended_report
+from sealroom.snp.table import ENTRY_SIZE, split_extended_report
 
 MAX_FILE: Final = 4 << 20
 """Longest file of evidence that is read."""
@@ -40,13 +40,8 @@ class Evidence:
     """Checks of the container that were made."""
 
     def vek(self) -> bytes:
-        """Return the endorsement certificate of the kind that SIGNING_KEY names, or the only one there is."""
-        named = "VLEK" if len(self.report) > 0x48 and self.report[0x48] >> 2 & 7 == 1 else "VCEK"
-        return (
-            self.certificates.get(named)
-            or self.certificates.get("VCEK")
-            or self.certificates.get("VLEK", b"")
-        )
+        """Return the endorsement certificate that came with the report."""
+        return choose_vek(self.report, self.certificates)
 
     def others(self) -> list[bytes]:
         """Return the certificates that lead to a root."""
@@ -99,7 +94,7 @@ def recognise(data: bytes) -> Evidence | Token:
         return _from_json(data)
     if _TOKEN.fullmatch(data):
         return Token(data.decode("ascii").strip())
-    if len(data) > REPORT_SIZE + 1 and any(data[REPORT_SIZE:]):
+    if len(data) >= REPORT_SIZE + ENTRY_SIZE:
         report, certificates = split_extended_report(data)
         detail = ", ".join(certificates) or "empty"
         table = CheckResult("snp.table.format", Outcome.PASSED, detail)

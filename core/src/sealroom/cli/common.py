@@ -64,24 +64,24 @@ class Output:
     def say(self, sentence: str) -> None:
         """Write a sentence of the result; nothing with `--json`."""
         if not self.json:
-            click.echo(sentence)
+            click.echo(plain(sentence))
 
     def note(self, sentence: str) -> None:
         """Write a sentence beside the result."""
-        click.echo(sentence, err=True)
+        click.echo(plain(sentence), err=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Write a table; peers' text in it is shown as it is, never as markup."""
+        """Write a table; nothing in it is taken for markup."""
         from rich import box
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, expand=False)
+        table = Table(title=plain(title), title_justify="left", box=box.SIMPLE_HEAD, expand=False)
         for column in columns:
             table.add_column(column, overflow="fold")
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(plain(cell)) for cell in row))
         # A pipe has no width of its own: there, nothing is folded at 80 columns.
         console = Console(file=sys.stdout)
         if not console.is_terminal:
@@ -101,12 +101,12 @@ class Output:
             }
             self.result({"error": body})
             return
-        click.echo(error.message, err=True)
+        click.echo(plain(error.message), err=True)
         for _, sentence in reasons:
             if sentence not in error.message:
-                click.echo(f"  - {sentence}", err=True)
+                click.echo(f"  - {plain(sentence)}", err=True)
         if error.advice:
-            click.echo(error.advice, err=True)
+            click.echo(plain(error.advice), err=True)
 
 
 def output() -> Output:
@@ -264,6 +264,11 @@ def _read_private(path: Path, what: str) -> str:
 
 
 # --- small formats ---
+
+
+def plain(text: str) -> str:
+    """Return a text without control characters: what a peer or a file says must not steer the terminal."""
+    return "".join(char if char.isprintable() or char == "\n" else " " for char in text)
 
 
 def size_text(size: int) -> str:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import Literal, cast
@@ -12,6 +12,7 @@ from typing import Literal, cast
 import click
 
 from sealroom.cli.common import json_option, load_owner, output, owner_option, short
+from sealroom.errors import ConfigurationError
 from sealroom.kbs.calls import Grant, GrantSpec
 
 _SPAN = re.compile(r"\+([1-9][0-9]{0,4})(h|d|w)")
@@ -141,20 +142,41 @@ def list_(dataset: str, owner: Path | None) -> None:
 
 
 @command.command()
-@click.argument("grant")
+@click.argument("grant", required=False)
+@click.option("--dataset", metavar="ID", help="Every grant of this dataset that the person or group has.")
+@click.option("--user", metavar="NAME", help="With --dataset: the person.")
+@click.option("--group", metavar="NAME", help="With --dataset: the group.")
 @owner_option
 @json_option
-def withdraw(grant: str, owner: Path | None) -> None:
-    """Withdraw GRANT, named by its id; running servers lose the data."""
+def withdraw(
+    grant: str | None, dataset: str | None, user: str | None, group: str | None, owner: Path | None
+) -> None:
+    """Withdraw GRANT, named by its id, or all that a person or group has; running servers lose the data."""
+    by_name = dataset is not None and bool(user) != bool(group)
+    if (grant is not None) == by_name or (grant is not None and (dataset or user or group)):
+        raise click.UsageError("Name a grant by its id, or --dataset with either --user or --group.")
     with load_owner(owner).client() as client:
-        withdrawn = client.withdraw_grant(grant)
+        if grant is not None:
+            wanted = [grant]
+        else:
+            wanted = _standing(client.grants(dataset or ""), user or "", group or "")
+        withdrawn = [client.withdraw_grant(one) for one in wanted]
+    if not withdrawn:
+        raise ConfigurationError(
+            f"{user or f'The group {group}'} has no grant for {dataset} that could be withdrawn.",
+            advice="`sealroom grant list` shows what there is.",
+        )
     if output().json:
-        output().result(withdrawn.model_dump(mode="json"))
+        output().result([one.model_dump(mode="json") for one in withdrawn])
         return
-    output().say(
-        f"Withdrew grant {withdrawn.id}: {_who(withdrawn)} may no longer use {withdrawn.dataset}. "
-        "Running servers drop the keys the next time that they look at the broker."
-    )
+    for one in withdrawn:
+        output().say(f"Withdrew grant {one.id}: {_who(one)} may no longer use {one.dataset} by it.")
+    output().say("Running servers drop the keys within seconds.")
+
+
+def _standing(grants: Iterable[Grant], user: str, group: str) -> list[str]:
+    """Return the ids of the grants of exactly this person or group that are not withdrawn yet."""
+    return [g.id for g in grants if g.withdrawn is None and (g.subject, g.group) == (user, group)]
 
 
 _COLUMNS = ("id", "dataset", "who", "purposes", "environments", "minimum", "until", "state")

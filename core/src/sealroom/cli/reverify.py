@@ -23,7 +23,7 @@ from sealroom.errors import AppraisalError, BindingError, ChainError, Configurat
 from sealroom.kbs.binding import HASH_ALGORITHMS, cpu_report_data
 from sealroom.kbs.evidence import snp_from_json
 from sealroom.kbs.messages import AttestRequest, parse
-from sealroom.snp import Roots, VerifiedReport, verify_report
+from sealroom.snp import Roots, VerifiedReport, choose_vek, verify_report
 
 
 class Reverifier:
@@ -86,8 +86,8 @@ class Reverifier:
                 "It is of a simulated processor, and no development root was named.",
                 advice="Name the root with --root if you accept simulated processors.",
             )
-        vek = certificates.get("VCEK") or certificates.get("VLEK")
-        if vek is None:
+        vek = choose_vek(report, certificates)
+        if not vek:
             raise ChainError("It has no certificate of a processor.", check="audit.certificates")
         intermediates = [certificates["ASK"]] if "ASK" in certificates else []
         return verify_report(report, vek, roots=roots, at=entry.time, intermediates=intermediates)

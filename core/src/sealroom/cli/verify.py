@@ -18,8 +18,9 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -27,8 +28,17 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from sealroom.cli._evidence import Evidence, Token, read_file, recognise
-from sealroom.cli.common import EXIT_OK, EXIT_REFUSED, EXIT_UNCHECKED, exit_code, json_option, output
-from sealroom.errors import AppraisalError, BindingError, Error, FormatError, FreshnessError
+from sealroom.cli._verdict import Outcomes, show
+from sealroom.cli.common import json_option
+from sealroom.errors import (
+    AppraisalError,
+    BindingError,
+    ConfigurationError,
+    Error,
+    FormatError,
+    FreshnessError,
+    StorageError,
+)
 from sealroom.snp import (
     CHECKS,
     CheckResult,
@@ -43,10 +53,8 @@ from sealroom.snp.bundle import NONCE_SIZES, report_data_for
 
 if TYPE_CHECKING:
     from sealroom.appraisal import AttestationResult
+    from sealroom.environments import Environment
 
-_MISSING: Final = frozenset({"snp.vek.present", "snp.ask.present"})
-"""Checks whose failure means that something was not given, not that something is wrong."""
-_WORDS: Final = {Outcome.PASSED: "passed", Outcome.FAILED: "FAILED", Outcome.NOT_ASKED: "not asked"}
 _CRL: Final = re.compile(rb"-----BEGIN X509 CRL-----(.*?)-----END X509 CRL-----", re.DOTALL)
 
 
@@ -88,38 +96,6 @@ class Expectations:
     host_data: bytes | None = None
     environment: Path | None = None
     policy: Path | None = None
-
-
-@dataclass(slots=True)
-class Outcomes:
-    """What `verify` found out, before it is printed."""
-
-    kind: str
-    """What the file is, in words."""
-    at: datetime
-    """The reference time."""
-    checks: list[CheckResult] = field(default_factory=list)
-    """Every check with its result."""
-    error: Error | None = None
-    """Why the evidence is refused or could not be checked; None if it is accepted."""
-    verified: VerifiedReport | None = None
-    """The verified report."""
-    result: AttestationResult | None = None
-    """The appraisal, if one was asked for or the file is a token."""
-    simulated: bool = False
-    """The root is a development root."""
-
-    @property
-    def exit_code(self) -> int:
-        """Exit status of the command."""
-        if self.error is None:
-            return EXIT_OK
-        return EXIT_UNCHECKED if self.error.check in _MISSING else exit_code(self.error)
-
-    @property
-    def verdict(self) -> str:
-        """The verdict in one word."""
-        return {EXIT_OK: "accepted", EXIT_REFUSED: "refused"}.get(self.exit_code, "unchecked")
 
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -204,16 +180,22 @@ def _verify_report(
     at: datetime,
 ) -> Outcomes:
     """Verify a report, compare it with the expectations and appraise it."""
-    roots = Roots.from_pem(read_file(root)) if root else Roots.amd()
+    roots = Roots.amd()
+    if root:
+        with _given(root):
+            roots = Roots.from_pem(read_file(root))
     outcomes = Outcomes(found.kind, at, list(found.checks), simulated=roots.simulated)
-    intermediates = found.others() + (load_certificates(read_file(chain)) if chain else [])
+    intermediates = found.others()
+    if chain:
+        with _given(chain):
+            intermediates += load_certificates(read_file(chain))
     examination = examine_report(
         found.report,
         _one_certificate(vek) if vek else found.vek(),
         roots=roots,
         at=at,
         intermediates=intermediates,
-        crls=[_revocation_list(read_file(path)) for path in crls],
+        crls=[_revocation_list(path) for path in crls],
     )
     outcomes.checks += examination.checks
     outcomes.verified, outcomes.error = examination.verified, examination.error
@@ -227,23 +209,44 @@ def _verify_report(
     return outcomes
 
 
-def _one_certificate(path: Path) -> bytes:
-    certificates = load_certificates(read_file(path))
-    if len(certificates) != 1:
-        raise FormatError(f"{path} holds {len(certificates)} certificates and must hold one.")
-    return certificates[0]
-
-
-def _revocation_list(data: bytes) -> bytes:
-    if data[:1] == b"\x30":
-        return data
-    blocks = _CRL.findall(data)
-    if len(blocks) != 1:
-        raise FormatError(f"A file of a revocation list holds {len(blocks)} of them in PEM form.")
+@contextmanager
+def _given(path: Path) -> Iterator[None]:
+    """Turn the error of a file beside the evidence into one of the command line: it refuses nothing."""
     try:
-        return base64.b64decode(b"".join(blocks[0].split()), validate=True)
-    except binascii.Error as error:
-        raise FormatError("The revocation list in PEM form does not decode.") from error
+        yield
+    except StorageError:
+        raise
+    except Error as error:
+        raise ConfigurationError(f"{path} cannot be used: {error.message}", advice=error.advice) from error
+
+
+def _one_certificate(path: Path) -> bytes:
+    with _given(path):
+        certificates = load_certificates(read_file(path))
+        if len(certificates) != 1:
+            raise FormatError(f"It holds {len(certificates)} certificates, not one.")
+        return certificates[0]
+
+
+def _revocation_list(path: Path) -> bytes:
+    with _given(path):
+        data = read_file(path)
+        if data[:1] == b"\x30":
+            return data
+        blocks = _CRL.findall(data)
+        if len(blocks) != 1:
+            raise FormatError(f"It holds {len(blocks)} revocation lists in PEM form, not one.")
+        try:
+            return base64.b64decode(b"".join(blocks[0].split()), validate=True)
+        except binascii.Error as error:
+            raise FormatError("The revocation list in PEM form does not decode.") from error
+
+
+def _environment(path: Path) -> Environment:
+    from sealroom.environments import Environment
+
+    with _given(path):
+        return Environment.from_toml(read_file(path))
 
 
 def _expectations(verified: VerifiedReport, found: Evidence, expected: Expectations) -> list[CheckResult]:
@@ -284,10 +287,12 @@ def _first_failure(checks: list[CheckResult]) -> Error | None:
 
 def _appraise(verified: VerifiedReport, expected: Expectations) -> AttestationResult:
     from sealroom.appraisal import NO_EXPECTATION, Policy, VerifiedEvidence, appraise
-    from sealroom.environments import Environment
 
-    policy = Policy.from_toml(read_file(expected.policy)) if expected.policy else Policy.strict()
-    environment = Environment.from_toml(read_file(expected.environment)) if expected.environment else None
+    policy = Policy.strict()
+    if expected.policy:
+        with _given(expected.policy):
+            policy = Policy.from_toml(read_file(expected.policy))
+    environment = _environment(expected.environment) if expected.environment else None
     return appraise(
         VerifiedEvidence(cpu=verified, report_data=verified.report.report_data),
         environment=environment or NO_EXPECTATION,
@@ -311,23 +316,20 @@ def _appraisal_error(result: AttestationResult) -> Error | None:
 def _verify_token(token: Token, jwks: Path | None, expected: Expectations, at: datetime) -> Outcomes:
     """Verify an attestation result token with the broker's public keys."""
     from sealroom.appraisal import ear
-    from sealroom.environments import Environment
 
     if jwks is None:
         raise click.UsageError("A token is checked with --jwks FILE, the broker's public keys.")
     if expected.report_data or expected.host_data or expected.policy or expected.nonce:
         raise click.UsageError("A token is compared with an --environment only.")
     outcomes = Outcomes("attestation result token", at)
-    try:
-        keys = json.loads(read_file(jwks))
-    except ValueError as error:
-        raise FormatError(f"{jwks} is no JSON document.") from error
+    with _given(jwks):
+        keys = _json_object(read_file(jwks))
     try:
         outcomes.result = ear.verify(token.text, jwks=keys, at=at).result
         outcomes.simulated = outcomes.result.simulated
         outcomes.error = _appraisal_error(outcomes.result)
         if expected.environment and outcomes.error is None:
-            manifest = Environment.from_toml(read_file(expected.environment))
+            manifest = _environment(expected.environment)
             named = outcomes.result.environment
             if named is None or named.digest != manifest.digest:
                 about = named.name if named else "no environment"
@@ -335,97 +337,18 @@ def _verify_token(token: Token, jwks: Path | None, expected: Expectations, at: d
                     f"The token is about {about} and not about {manifest.name} {manifest.version}.",
                     check="appraisal.environment",
                 )
+    except (ConfigurationError, StorageError):
+        raise
     except Error as error:
         outcomes.error = error
     return outcomes
 
 
-def show(outcomes: Outcomes) -> None:
-    """Print every check and the verdict."""
-    out = output()
-    if out.json:
-        out.result(_as_json(outcomes))
-        return
-    rows = [(_WORDS[one.outcome], _title(one.id), one.id, one.detail) for one in outcomes.checks]
-    if rows:
-        out.table(f"Checks of this {outcomes.kind}", ("Result", "Check", "Id", "Why"), rows)
-    if outcomes.result is not None:
-        _show_appraisal(outcomes.result)
-    for line in _verdict_lines(outcomes):
-        out.say(line)
-
-
-def _show_appraisal(result: AttestationResult) -> None:
-    words = {"passed": "passed", "failed": "FAILED"}
-    rows = [
-        (words.get(claim.outcome, "not asked"), device.device, claim.check, claim.sentence)
-        for device in result.devices
-        for claim in device.claims
-        if claim.check not in CHECKS
-    ]
-    environment = f", environment {result.environment.title}" if result.environment else ""
-    title = f"Appraisal: {result.tier} under policy {result.policy.name} {result.policy.version}{environment}"
-    output().table(title, ("Result", "Device", "Id", "Why"), rows)
-
-
-def _verdict_lines(outcomes: Outcomes) -> list[str]:
-    lines = []
-    if outcomes.simulated:
-        lines.append("SIMULATED: the root is a development root. No AMD processor protects this server.")
-    if outcomes.error is not None:
-        word = "COULD NOT BE CHECKED" if outcomes.exit_code == EXIT_UNCHECKED else "REFUSED"
-        lines.append(f"{word}: {outcomes.error.message}")
-        if outcomes.error.advice:
-            lines.append(outcomes.error.advice)
-        return lines
-    if outcomes.verified is not None:
-        who = "a simulated processor" if outcomes.simulated else f"an AMD {outcomes.verified.line} processor"
-        what = f"{who} signed this report"
-    else:
-        what = "the broker signed this result"
-    lines.append(f"ACCEPTED: {what}; judged as of {outcomes.at:%Y-%m-%d %H:%M:%S} UTC.")
-    if outcomes.result is None:
-        lines.append("Authenticity alone was asked about; --environment and --policy judge what runs there.")
-    return lines
-
-
-def _title(check: str) -> str:
-    return CHECKS[check].title if check in CHECKS else check
-
-
-def _as_json(outcomes: Outcomes) -> dict[str, object]:
-    error = outcomes.error
-    return {
-        "verdict": outcomes.verdict,
-        "kind": outcomes.kind,
-        "simulated": outcomes.simulated,
-        "at": outcomes.at.isoformat(),
-        "line": str(outcomes.verified.line) if outcomes.verified else None,
-        "checks": [
-            {"id": one.id, "title": _title(one.id), "outcome": str(one.outcome), "detail": one.detail}
-            for one in outcomes.checks
-        ],
-        "appraisal": _appraisal_as_json(outcomes.result) if outcomes.result else None,
-        "error": None
-        if error is None
-        else {"code": error.code, "message": error.message, "advice": error.advice, "check": error.check},
-    }
-
-
-def _appraisal_as_json(result: AttestationResult) -> dict[str, object]:
-    return {
-        "tier": str(result.tier),
-        "environment": result.environment.digest if result.environment else None,
-        "policy": result.policy.digest,
-        "devices": [
-            {
-                "device": device.device,
-                "tier": str(device.tier),
-                "claims": [
-                    {"check": claim.check, "outcome": str(claim.outcome), "sentence": claim.sentence}
-                    for claim in device.claims
-                ],
-            }
-            for device in result.devices
-        ],
-    }
+def _json_object(data: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise FormatError("It is no JSON document.") from error
+    if not isinstance(document, dict):
+        raise FormatError("It is no JSON object.")
+    return document

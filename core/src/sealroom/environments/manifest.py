@@ -146,8 +146,9 @@ class Environment(_Model):
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             field = ".".join(str(part) for part in first["loc"])
+            reason = first["msg"].removeprefix("Value error, ")
             raise FormatError(
-                f"The environment manifest is wrong in {field or 'itself'}: {first['msg'].removeprefix('Value error, ')}.", field=field
+                f"The environment manifest is wrong in {field or 'itself'}: {reason}.", field=field
             ) from None
         except (ValueError, RecursionError) as error:
             raise FormatError(f"The environment manifest cannot be read: {error}.") from error

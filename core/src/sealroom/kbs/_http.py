@@ -54,7 +54,7 @@ class Answer:
         if self.status == httpx.codes.OK or self.status == httpx.codes.CREATED:
             return None
         refusal = self._refusal()
-        detail = printable(refusal.detail)
+        detail, ask = printable(refusal.detail), printable(refusal.ask)
         if self.status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
             reasons = tuple(
                 (printable(reason.code), printable(reason.sentence)) for reason in refusal.reasons
@@ -62,7 +62,8 @@ class Answer:
             return AccessDeniedError(
                 detail or f"The broker refused {what}.",
                 reasons=reasons,
-                advice=f"Ask {printable(refusal.ask)}." if refusal.ask else "",
+                # Whom to ask may stand in the sentence already.
+                advice=f"Ask {ask}." if ask and ask not in detail else "",
             )
         if self.status in _BUSY:
             return NetworkError(

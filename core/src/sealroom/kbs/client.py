@@ -274,9 +274,7 @@ class KbsClient:
         request = AttestRequest(
             init_data=self._init_data,
             runtime_data=runtime_data,
-            tee_evidence=TeeEvidence(
-                primary_evidence=self._encode(evidence), additional_evidence=devices
-            ),
+            tee_evidence=TeeEvidence(primary_evidence=self._encode(evidence), additional_evidence=devices),
         )
         answer = self._send("POST", "/attest", request.to_json(), cookie)
         _raise_problem(answer, "this server's evidence")

@@ -30,6 +30,8 @@ from sealroom.guest.messages import REQUEST_SIZE, STATUS_INVALID_PARAMETERS, Rep
 from sealroom.simulated.processor import Processor
 
 MAX_CONNECTIONS = 16
+BACKLOG = 128
+"""A client that connects with a timeout is turned away at once where the kernel's queue is full."""
 REQUEST_SECONDS = 5.0
 """Time for one request to arrive in full and its answer to leave."""
 MAX_PATH = 100
@@ -158,8 +160,8 @@ class Server:
                 f"The socket path {self._path} is longer than {MAX_PATH} bytes.",
                 advice="Use a run directory with a shorter path.",
             )
-        # Where the directory is the user's, everything in it is done as the user, so that no name there can be
-        # turned against this process. Elsewhere the user cannot interfere, and the socket is handed over.
+        # Where the directory is the user's, everything in it is done as the user, so that no name there can
+        # be turned against this process. Elsewhere the user cannot interfere, and the socket is handed over.
         if self._owned_by_user():
             with _acting_as(self._uid, self._gid):
                 self._refuse_live_socket()
@@ -186,7 +188,7 @@ class Server:
             if hand_over:
                 uid, gid = (-1 if value is None else value for value in (self._uid, self._gid))
                 os.chown(hidden, uid, gid, follow_symlinks=False)
-            listener.listen(MAX_CONNECTIONS)
+            listener.listen(BACKLOG)
             hidden.replace(self._path)
         except OSError as error:
             listener.close()

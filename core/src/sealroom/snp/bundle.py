@@ -85,7 +85,7 @@ class EvidenceBundle:
             )
         if document["tee"] != "snp":
             raise _bad("The bundle is not of an SEV-SNP guest.", "tee")
-        runtime_data = document.get("runtime_data") or {}
+        runtime_data = document.get("runtime_data", {})
         certificates = document["certificates"]
         if not isinstance(runtime_data, dict) or not isinstance(certificates, dict):
             raise _bad("runtime_data and certificates are objects.", "certificates")

@@ -32,7 +32,8 @@ MAX_TABLE: Final = 1 << 20
 """Longest table in bytes; the guest's buffer is some pages."""
 MAX_ENTRIES: Final = 64
 """Most entries of a table; hosts write two to four."""
-_ENTRY: Final = 24
+ENTRY_SIZE: Final = 24
+"""Bytes of an entry: GUID, offset and length."""
 _CHECK: Final = "snp.table.format"
 
 
@@ -60,7 +61,7 @@ def parse_certificate_table(data: bytes) -> dict[str, bytes]:
             MAX_TABLE,
         )
     entries = list(_entries(data))
-    header = _ENTRY * (len(entries) + 1)
+    header = ENTRY_SIZE * (len(entries) + 1)
     found: dict[str, bytes] = {}
     taken: list[tuple[int, int]] = []
     for at, kind, offset, length in entries:
@@ -87,9 +88,9 @@ def parse_certificate_table(data: bytes) -> dict[str, bytes]:
 
 def _entries(data: bytes) -> Iterator[tuple[int, str, int, int]]:
     """Yield (where the entry is, kind, offset, length) up to the all-zero entry."""
-    for at in range(0, _ENTRY * (MAX_ENTRIES + 1), _ENTRY):
-        entry = data[at : at + _ENTRY]
-        if len(entry) < _ENTRY:
+    for at in range(0, ENTRY_SIZE * (MAX_ENTRIES + 1), ENTRY_SIZE):
+        entry = data[at : at + ENTRY_SIZE]
+        if len(entry) < ENTRY_SIZE:
             raise _bad(
                 f"The certificate table ends at offset {len(data)} without its all-zero entry.", len(data)
             )
@@ -102,7 +103,7 @@ def _entries(data: bytes) -> Iterator[tuple[int, str, int, int]]:
             int.from_bytes(entry[16:20], "little"),
             int.from_bytes(entry[20:24], "little"),
         )
-    raise _bad(f"The certificate table has more than {MAX_ENTRIES} entries.", _ENTRY * MAX_ENTRIES)
+    raise _bad(f"The certificate table has more than {MAX_ENTRIES} entries.", ENTRY_SIZE * MAX_ENTRIES)
 
 
 def build_certificate_table(certificates: Mapping[str, bytes]) -> bytes:
@@ -116,7 +117,7 @@ def build_certificate_table(certificates: Mapping[str, bytes]) -> bytes:
     """
     guids = {kind: guid for guid, kind in KINDS.items()}
     header, body = b"", b""
-    start = _ENTRY * (len(certificates) + 1)
+    start = ENTRY_SIZE * (len(certificates) + 1)
     for kind, certificate in certificates.items():
         try:
             guid = uuid.UUID(guids.get(kind, kind))
@@ -125,7 +126,7 @@ def build_certificate_table(certificates: Mapping[str, bytes]) -> bytes:
         offset = start + len(body)
         header += guid.bytes + offset.to_bytes(4, "little") + len(certificate).to_bytes(4, "little")
         body += certificate
-    return header + bytes(_ENTRY) + body
+    return header + bytes(ENTRY_SIZE) + body
 
 
 def split_extended_report(data: bytes) -> tuple[bytes, dict[str, bytes]]:

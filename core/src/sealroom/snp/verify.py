@@ -17,9 +17,10 @@ Invariants:
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass
 from datetime import UTC, datetime
 from threading import Lock
@@ -37,7 +38,7 @@ from sealroom.snp.tcb import ProductLine
 from sealroom.snp.x509 import require_time
 
 MAX_CACHED_CHAINS: Final = 1024
-"""Most verified chains that are remembered; one is about 8 KiB."""
+"""Most verified chains that are remembered; one is about 4 KiB."""
 MAX_INTERMEDIATES: Final = 16
 """Most intermediate certificates that are looked at; a chain of AMD's has one and a root."""
 _PROOF: Final = object()
@@ -248,19 +249,37 @@ def verify_vek(
     return chain
 
 
+def choose_vek(report: bytes, certificates: Mapping[str, bytes]) -> bytes:
+    """Return the endorsement certificate that a report is to be verified with.
+
+    A host may send a VCEK and a VLEK; SIGNING_KEY in the report says which of them counts. The choice is no
+    check: `verify_report` refuses a certificate of the wrong kind.
+
+    Args:
+        report: Bytes that claim to be a report.
+        certificates: Certificates in DER by kind, as in a certificate table.
+
+    Returns:
+        The certificate of the kind that the report names, or the only one there is; empty without any.
+    """
+    vcek, vlek = certificates.get("VCEK", b""), certificates.get("VLEK", b"")
+    named = KeyInfo(int.from_bytes(report[0x48:0x4C], "little")).signing_key
+    return vlek or vcek if named == KeyInfo.VLEK else vcek or vlek
+
+
+_ChainKey = tuple[str | bytes, ...]
+"""Fingerprint of the roots, then SHA-256 of the endorsement certificate and of each that came along."""
+
+
 class _ChainCache:
     """Remembers verified chains, the least recently used going first."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._lock = Lock()
-        self._chains: OrderedDict[
-            tuple[str, bytes, tuple[bytes, ...]], tuple[VerifiedChain, tuple[CheckResult, ...]]
-        ] = OrderedDict()
+        self._chains: OrderedDict[_ChainKey, tuple[VerifiedChain, tuple[CheckResult, ...]]] = OrderedDict()
 
-    def get(
-        self, key: tuple[str, bytes, tuple[bytes, ...]]
-    ) -> tuple[VerifiedChain, tuple[CheckResult, ...]] | None:
+    def get(self, key: _ChainKey) -> tuple[VerifiedChain, tuple[CheckResult, ...]] | None:
         with self._lock:
             found = self._chains.get(key)
             if found is not None:
@@ -269,7 +288,7 @@ class _ChainCache:
 
     def put(
         self,
-        key: tuple[str, bytes, tuple[bytes, ...]],
+        key: _ChainKey,
         chain: VerifiedChain,
         results: tuple[CheckResult, ...],
     ) -> None:
@@ -292,13 +311,20 @@ def clear_chain_cache() -> None:
 
 
 def _verified_chain(vek: bytes, roots: Roots, extra: Sequence[bytes], trail: Trail) -> VerifiedChain:
-    key = (roots.fingerprint, vek, tuple(bytes(one) for one in extra))
+    if len(extra) > MAX_INTERMEDIATES:
+        raise FormatError(
+            f"{len(extra)} intermediate certificates are more than the {MAX_INTERMEDIATES} that are read.",
+            field="certificates",
+            check="snp.ask.format",
+        )
+    given = tuple(bytes(one) for one in extra)
+    key: _ChainKey = (roots.fingerprint, *(hashlib.sha256(one).digest() for one in (vek, *given)))
     known = _CHAINS.get(key)
     if known is not None:
         trail.results.extend(known[1])
         return known[0]
     start = len(trail.results)
-    chain = _build_chain(vek, roots, key[2], trail)
+    chain = _build_chain(vek, roots, given, trail)
     _CHAINS.put(key, chain, tuple(trail.results[start:]))
     return chain
 
@@ -345,15 +371,6 @@ def _build_chain(der: bytes, roots: Roots, extra: tuple[bytes, ...], trail: Trai
 
 def _parse_intermediates(extra: tuple[bytes, ...], roots: Roots) -> list[CaCertificate]:
     """Parse the certificates that came along, but for those that the roots hold anyway."""
-    if len(extra) > MAX_INTERMEDIATES:
-        raise FormatError(
-            (
-                f"{len(extra)} intermediate certificates are more than the {MAX_INTERMEDIATES} that are "
-                "looked at."
-            ),
-            field="certificates",
-            check="snp.ask.format",
-        )
     pinned = {one.certificate.der for one in (*roots.arks, *roots.intermediates)}
     return [CaCertificate.from_der(one) for one in extra if one not in pinned]
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -72,17 +73,32 @@ class Name:
     def read(cls, reader: Reader, field: str) -> Name:
         """Take a Name (RFC 5280, section 4.1.2.4) in which each part has one attribute."""
         start, content, end = reader.span(der.SEQUENCE, field)
-        parts = Reader(reader.data, reader.check, content, end)
-        attributes: list[tuple[str, str]] = []
-        while parts.more():
-            if len(attributes) == MAX_ATTRIBUTES:
-                raise parts.fail("has too many attributes.", field)
-            part = parts.enter(der.SET, field)
-            attribute = part.enter(der.SEQUENCE, field)
-            attributes.append((attribute.oid(field), attribute.text(field)))
-            attribute.finish(field)
-            part.finish(field)
-        return cls(reader.data[start:end], tuple(attributes))
+        raw = reader.data[start:end]
+        try:
+            attributes = _attributes(raw)
+        except FormatError:
+            # Read it again in place: the error then has the offset in the whole input.
+            attributes = _read_attributes(Reader(reader.data, reader.check, content, end), field)
+        return cls(raw, attributes)
+
+
+def _read_attributes(parts: Reader, field: str) -> tuple[tuple[str, str], ...]:
+    attributes: list[tuple[str, str]] = []
+    while parts.more():
+        if len(attributes) == MAX_ATTRIBUTES:
+            raise parts.fail("has too many attributes.", field)
+        part = parts.enter(der.SET, field)
+        attribute = part.enter(der.SEQUENCE, field)
+        attributes.append((attribute.oid(field), attribute.text(field)))
+        attribute.finish(field)
+        part.finish(field)
+    return tuple(attributes)
+
+
+@lru_cache(maxsize=64)
+def _attributes(raw: bytes) -> tuple[tuple[str, str], ...]:
+    """Return the attributes of a name by its bytes; the same few names stand in every certificate."""
+    return _read_attributes(Reader(raw, "").enter(der.SEQUENCE, "name"), "name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +264,11 @@ def split_signed(data: bytes, field: str, ids: CheckIds) -> tuple[bytes, bytes]:
             field="signatureValue",
             check=ids.signature_algorithm,
         )
-    check_pss(Reader(data, ids.signature_algorithm, outside_at, outside_at + len(outside)))
+    try:
+        _known_pss(outside)
+    except FormatError:
+        # Read it again in place: the error then has the offset in the whole input.
+        check_pss(Reader(data, ids.signature_algorithm, outside_at, outside_at + len(outside)))
     if outside != _inner_algorithm(tbs, ids):
         raise FormatError(
             "The signature algorithm inside the signed part is not the one outside.",
@@ -303,6 +323,12 @@ def check_pss(reader: Reader) -> None:
             raise explicit.fail("is not 1.", "trailerField")
         explicit.finish("trailerField")
     parameters.finish("RSASSA-PSS-params")
+
+
+@lru_cache(maxsize=16)
+def _known_pss(raw: bytes) -> None:
+    """Check an AlgorithmIdentifier by its bytes; two encodings stand in all certificates."""
+    check_pss(Reader(raw, ""))
 
 
 def _check_sha384(reader: Reader, field: str) -> None:

@@ -46,7 +46,6 @@ def rsa_key(which: str) -> rsa.RSAPrivateKey:
     return new_rsa_key()
 
 
-@functools.lru_cache(maxsize=16)
 def chain(
     line: ProductLine = ProductLine.GENOA,
     *,
@@ -54,7 +53,12 @@ def chain(
     names: Names = SIMULATED_NAMES,
     at: datetime = EPOCH,
 ) -> Root:
-    """Return a root with its ASK, and its ASVK if `vlek`."""
+    """Return a root with its ASK, and its ASVK if `vlek`; the same one for the same arguments."""
+    return _chain(line, vlek, names, at)
+
+
+@functools.lru_cache(maxsize=16)
+def _chain(line: ProductLine, vlek: bool, names: Names, at: datetime) -> Root:
     return make(
         line,
         at=at,
@@ -164,12 +168,20 @@ def chip(
     tcb: TcbVersion | None = None,
     **changes: Any,
 ) -> Chip:
-    """Return a chip; `changes` are those of `vek`."""
+    """Return a chip; `changes` are those of `vek`. Without any it is the same chip each time."""
+    if not changes:
+        return _default_chip(line, kind, tcb or DEFAULT_TCB[line])
+    return _make_chip(line, kind, tcb or DEFAULT_TCB[line], **changes)
+
+
+def _make_chip(line: ProductLine, kind: VekKind, tcb: TcbVersion, **changes: Any) -> Chip:
     root = changes.setdefault("root", chain(line, vlek=kind == "VLEK"))
-    tcb = tcb or DEFAULT_TCB[line]
     chip_id = changes.pop("chip_id", None) or CHIP_ID[line]
     certificate = vek(line, kind=kind, tcb=tcb, chip_id=chip_id, **changes)
     return Chip(root, kind, certificate, tcb, chip_id, _chip_key("shared"))
+
+
+_default_chip = functools.lru_cache(maxsize=16)(_make_chip)
 
 
 def environment(**changes: Any) -> Environment:

@@ -30,7 +30,7 @@ from sealroom.audit.tlog import (
 )
 from sealroom.errors import FormatError, IntegrityError
 
-# The leaves and roots that implementations of RFC 6962 share (google/certificate-transparency, merkle_tree_test).
+# Leaves and roots that implementations of RFC 6962 share (certificate-transparency, merkle_tree_test.cc).
 SHARED_LEAVES = [
     bytes.fromhex(leaf)
     for leaf in (
@@ -255,8 +255,8 @@ def test_a_changed_proof_is_refused(change: str, position: int) -> None:
 
     with pytest.raises(IntegrityError):
         verify_inclusion(LEAVES[700], 700, 1100, changed(tiles.inclusion_proof(700)), root)
+    older = naive_root(LEAVES[:700])
     with pytest.raises(IntegrityError):
-        older = naive_root(LEAVES[:700])
         verify_consistency(700, older, 1100, root, changed(tiles.consistency_proof(700)))
 
 

@@ -98,17 +98,18 @@ def test_a_key_that_is_no_text_is_refused() -> None:
 
 
 def test_a_wrong_token_is_refused_with_advice() -> None:
-    with connect(lambda _: error(401, "AdminAuth", "wrong token")) as client:
-        with pytest.raises(AccessDeniedError, match="wrong token") as caught:
-            client.datasets()
+    wrong = error(401, "AdminAuth", "wrong token")
+    with connect(lambda _: wrong) as client, pytest.raises(AccessDeniedError, match="wrong token") as caught:
+        client.datasets()
     assert "token" in caught.value.advice
     assert TOKEN not in caught.value.diagnostics()
 
 
 def test_what_the_broker_does_not_take_is_said_in_its_words() -> None:
-    with connect(
-        lambda _: error(400, "ProtocolError", "A grant names either a person or a group.")
-    ) as client, pytest.raises(ProtocolError, match="either a person or a group"):
+    with (
+        connect(lambda _: error(400, "ProtocolError", "A grant names either a person or a group.")) as client,
+        pytest.raises(ProtocolError, match="either a person or a group"),
+    ):
         client.add_grant(GrantSpec(dataset="a"))
 
 

@@ -161,6 +161,16 @@ def test_a_refusal_says_why_and_whom_to_ask_and_nothing_is_attested_again() -> N
     assert broker.calls.count("auth") == 1
 
 
+def test_whom_to_ask_is_said_once() -> None:
+    detail = "You have no grant. Ask data@heart.example for access."
+    broker = FakeBroker(
+        answers={"sealroom/session": refuse(403, "PolicyDeny", detail, ask="data@heart.example")}
+    )
+    with connect(broker) as client, pytest.raises(AccessDeniedError) as caught:
+        client.session()
+    assert caught.value.diagnostics() == detail
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_refused_evidence_says_why(status: int) -> None:
     reasons = [{"code": "signature", "sentence": "The report is not signed."}]
@@ -232,7 +242,10 @@ def test_a_broker_that_cannot_be_reached_is_a_network_error_with_advice(fault: E
 
 
 def test_nobody_listening_is_a_network_error() -> None:
-    with KbsClient("http://127.0.0.1:9", gather) as client, pytest.raises(NetworkError, match="cannot be reached"):
+    with (
+        KbsClient("http://127.0.0.1:9", gather) as client,
+        pytest.raises(NetworkError, match="cannot be reached"),
+    ):
         client.attest()
 
 

@@ -70,8 +70,12 @@ def test_serves_until_sigterm_and_leaves_nothing(home: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent's end is signalled on Linux")
 def test_ends_with_its_parent(home: Path) -> None:
-    script = f"import subprocess, sys; subprocess.Popen({command(home, '--die-with-parent')!r}); sys.stdin.read()"
-    parent = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    script = (
+        f"import subprocess, sys; subprocess.Popen({command(home, '--die-with-parent')!r}); sys.stdin.read()"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     wait_for(home / "sp.sock")
     parent.kill()
     parent.communicate()

@@ -16,7 +16,11 @@ from sealroom.snp.table import parse_certificate_table
 
 def processor(line: ProductLine = ProductLine.GENOA, **changes: object) -> Processor:
     return Processor(
-        testing.chain(line), at=testing.EPOCH, measurement=b"m" * 48, host_data=b"h" * 32, **changes  # type: ignore[arg-type]
+        testing.chain(line),
+        at=testing.EPOCH,
+        measurement=b"m" * 48,
+        host_data=b"h" * 32,
+        **changes,  # type: ignore[arg-type]
     )
 
 
@@ -66,7 +70,9 @@ def test_more_privileged_report_is_refused() -> None:
 
 @pytest.mark.parametrize("key_sel", [2, 3])
 def test_vlek_is_refused_because_there_is_none(key_sel: int) -> None:
-    assert processor().answer(ReportRequest(bytes(64), key_sel=key_sel)).status == STATUS_INVALID_KEY_SELECTION
+    assert (
+        processor().answer(ReportRequest(bytes(64), key_sel=key_sel)).status == STATUS_INVALID_KEY_SELECTION
+    )
 
 
 def test_report_id_stays_and_other_fields_can_be_set() -> None:

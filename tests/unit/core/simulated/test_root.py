@@ -62,7 +62,8 @@ def test_creation_that_was_killed_is_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     """Killed before file number `after` got its name."""
-    real, written = root._write_file, []
+    real = root._write_file
+    written: list[Path] = []
 
     def dying(path: Path, data: bytes) -> None:
         if len(written) == after:

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import socket
 import stat
 import struct
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +24,12 @@ from sealroom.simulated.server import Server
 
 
 @pytest.fixture
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("sp") / "sp.sock"
+def path() -> Iterator[Path]:
+    """A socket's place that other users can reach, unlike pytest's own directories."""
+    directory = Path(tempfile.mkdtemp())
+    directory.chmod(0o755)
+    yield directory / "sp.sock"
+    shutil.rmtree(directory)
 
 
 @pytest.fixture
@@ -39,7 +46,11 @@ def make(path: Path, **changes: object) -> Server:
 def dial(path: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(10)
-    connection.connect(str(path))
+    try:
+        connection.connect(str(path))
+    except OSError:
+        connection.close()
+        raise
     return connection
 
 
@@ -106,12 +117,10 @@ def test_request_that_never_ends_is_dropped(served: Path) -> None:
 
 
 def test_many_idle_connections_do_not_keep_others_out_for_ever(served: Path) -> None:
-    idle = [dial(served) for _ in range(20)]
-    try:
+    with contextlib.ExitStack() as idle:
+        for _ in range(20):
+            idle.enter_context(dial(served))
         assert SimulatedProvider(served, timeout=60).evidence(bytes(64)).report
-    finally:
-        for connection in idle:
-            connection.close()
 
 
 def test_many_clients_at_once_get_their_own_reports(served: Path) -> None:

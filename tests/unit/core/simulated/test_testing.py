@@ -11,7 +11,11 @@ from sealroom.snp import ProductLine, Roots, verify_report
 
 def verify(chip: testing.Chip, report: bytes) -> None:
     verify_report(
-        report, chip.vek, roots=Roots.development(chip.root.pem), at=testing.NOW, intermediates=chip.intermediates
+        report,
+        chip.vek,
+        roots=Roots.development(chip.root.pem),
+        at=testing.NOW,
+        intermediates=chip.intermediates,
     )
 
 

@@ -60,6 +60,7 @@ REFUSED = {
     "certificates that are a list": changed(certificates=[]),
     "certificate that is a number": changed(certificates={"VCEK": 1}),
     "runtime data that is a list": changed(runtime_data=[1]),
+    "runtime data that is zero": changed(runtime_data=0),
     "provider that is a number": changed(provider=1),
     "unknown member": changed(more="x"),
     "a list": b"[]",

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from sealroom.snp import CHECKS, REPORT_CHECKS, Check, Outcome
@@ -56,3 +59,13 @@ def test_a_trail_keeps_the_order() -> None:
     trail.failed("snp.report.signature", "no")
 
     assert [one.outcome for one in trail.results] == [Outcome.PASSED, Outcome.NOT_ASKED, Outcome.FAILED]
+
+
+def test_the_reference_page_is_what_the_code_says() -> None:
+    tool = Path(__file__).parents[4] / "tools" / "checks_reference.py"
+
+    stale = subprocess.run(
+        [sys.executable, str(tool), "--check"], capture_output=True, text=True, check=False
+    )
+
+    assert stale.returncode == 0, stale.stderr
