@@ -14,9 +14,8 @@ c.JupyterHub.template_paths = [
     str(Path(sealroom_spawner.__file__).parent / "templates"),
 ]
 c.JupyterHub.logo_file = str(here / "templates" / "logo.svg")
-c.Spawner.default_url = "/lab"
-# Nothing is fetched from elsewhere when a server opens.
-c.Spawner.args = ["--LabApp.news_url=None"]
+# The spawner puts the tutorials into every home in which they are missing.
+c.Spawner.default_url = "/lab/tree/welcome.ipynb"
 
 c.JupyterHub.custom_scopes = {
     "custom:sealroom:board": {"description": "See what every notebook server has proven"},

@@ -20,6 +20,8 @@ from support.stack import REPOSITORY, Stack
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
 
+expect.set_options(timeout=30_000)
+
 RESULTS = REPOSITORY / "test-results"
 FLAGS = [
     "--no-sandbox",
@@ -46,7 +48,7 @@ def chromium() -> Iterator[Browser]:
 @pytest.fixture
 def page(chromium: Browser) -> Iterator[Page]:
     context = chromium.new_context(viewport={"width": 1400, "height": 900})
-    context.set_default_timeout(60_000)
+    context.set_default_timeout(30_000)
     yield context.new_page()
     context.close()
 
@@ -93,7 +95,9 @@ def open_lab(page: Page, stack: Stack, user: str) -> None:
     expect(page.get_by_text("Simulated TEE, CPU").first).to_be_visible()
     picture(page, f"{user}-1-spawn")
     page.get_by_role("button", name=re.compile("^Start")).click()
-    expect(page.get_by_text(re.compile("evidence", re.I)).first).to_be_visible()
+    expect(page.locator("#progress-log")).to_contain_text("Evidence gathered")
+    expect(page.locator("#progress-log")).to_contain_text("Verified: Simulated TEE")
+    assert_amber(page, "#progress-log")
     picture(page, f"{user}-2-progress")
     expect(page.get_by_test_id("sealroom-status")).to_be_visible(timeout=120_000)
 
@@ -157,7 +161,6 @@ def test_researcher_walks_the_path(page: Page, stack: Stack, tmp_path: Path) -> 
     expect(card).to_have_attribute("data-state", "unlocked")
 
     # The welcome notebook runs and ends with the record.
-    page.get_by_text("welcome.ipynb").first.dblclick()
     page.wait_for_selector(".jp-Notebook .jp-Cell")
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
@@ -207,17 +210,18 @@ def test_visitor_reads_why_not(page: Page, stack: Stack) -> None:
 def test_status_is_readable_in_both_themes_and_narrow(
     page: Page, stack: Stack, theme: str, width: int
 ) -> None:
+    session = stack.login("researcher")
+    if not session.client.get("/hub/api/users/researcher").json()["servers"]:
+        session.start_server()
+    session.client.put(
+        "/user/researcher/lab/api/settings/@jupyterlab/apputils-extension:themes",
+        json={"raw": f'{{"theme": "JupyterLab {theme.title()}"}}'},
+    ).raise_for_status()
     page.set_viewport_size({"width": width, "height": 900})
     log_in(page, stack, "researcher")
     page.goto(f"{stack.url}/user/researcher/lab")
-    expect(page.get_by_test_id("sealroom-status")).to_be_visible(timeout=120_000)
-    wanted = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}[theme]
-    page.evaluate(
-        """theme => window.jupyterapp?.commands.execute('apputils:change-theme', {theme})
-            ?? document.body.setAttribute('data-jp-theme-light', String(theme.endsWith('Light')))""",
-        wanted,
-    )
-    page.wait_for_timeout(1500)
+    expect(page.get_by_test_id("sealroom-status")).to_be_visible()
+    expect(page.locator("body")).to_have_attribute("data-jp-theme-light", str(theme == "light").lower())
     open_panel(page)
     assert_amber(page, '[data-testid="sealroom-status"]')
     picture(page, f"theme-{theme}-{width}")

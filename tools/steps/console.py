@@ -25,6 +25,8 @@ _NO_NETWORK = (
     "dns error",
     "tcp connect error",
     "connection refused",
+    # What pip says of a package that is there, when it has given up.
+    "from versions: none",
     "enotfound",
     "eai_again",
     "econnrefused",

@@ -15,7 +15,13 @@ UV_VERSION = "0.13.9"
 HUB_5 = "jupyterhub==5.5.*"
 """The older hub that the spawner's tests also run on: zero-to-jupyterhub still ships it."""
 
-_TEST_TOOLS = ("pytest>=9", "pytest-asyncio>=1.2", "pytest-timeout>=2.4", "hypothesis>=6.150")
+_TEST_TOOLS = (
+    "websocket-client>=1.9",
+    "pytest>=9",
+    "pytest-asyncio>=1.2",
+    "pytest-timeout>=2.4",
+    "hypothesis>=6.150",
+)
 
 
 def uv(paths: Paths) -> Path:

@@ -28,12 +28,16 @@ TOKEN_FILE = "SEALROOM_TOKEN_FILE"  # noqa: S105 - the variable's name
 MAX_TOKEN = 4096
 PR_SET_DUMPABLE = 4
 
+CONFIG_PATH = "JUPYTER_CONFIG_PATH"
+OWN_CONFIG = Path(__file__).parent / "config"
+"""JupyterLab's page asks about news although the server fetches none: the part that asks is off there."""
+
 ARGUMENTS = (
     "--ServerApp.jpserver_extensions=sealroom_jupyter=True",
     "--LabApp.news_url=None",
     "--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate",
 )
-"""What the server is started with; arguments that follow win."""
+"""What the server is started with, unless an argument sets the same."""
 
 
 def token_to_environment() -> None:
@@ -70,6 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the server until it is stopped."""
     hide_memory()
     token_to_environment()
+    os.environ[CONFIG_PATH] = os.pathsep.join(filter(None, [str(OWN_CONFIG), os.environ.get(CONFIG_PATH)]))
     # Imported when the token is there: the hub's classes read it as they are made.
     from jupyter_core.application import NoStart
     from jupyterhub.singleuser.extension import JupyterHubSingleUser
@@ -77,7 +82,10 @@ def main(argv: list[str] | None = None) -> None:
     from sealroom_jupyter.hub import take_token
 
     arguments = list(sys.argv[1:] if argv is None else argv)
-    serverapp = JupyterHubSingleUser.initialize_server(argv=[*ARGUMENTS, *arguments])
+    given = {argument.partition("=")[0] for argument in arguments}
+    # A setting that is given twice is an error to the server, and its whole extension would not load.
+    own = [argument for argument in ARGUMENTS if argument.partition("=")[0] not in given]
+    serverapp = JupyterHubSingleUser.initialize_server(argv=[*own, *arguments])
     # Sealroom's extension has taken the token already. If it failed to load, the token goes all the same.
     take_token(serverapp)
     try:

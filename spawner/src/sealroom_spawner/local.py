@@ -214,7 +214,7 @@ class SealedLocalSpawner(Spawner):
             await self._start_notebook(place, offer)
         except Error as error:
             raise refusal(error.diagnostics()) from error
-        await self._wait_for_proof(place)
+        await self._wait_for_proof()
         return f"http://127.0.0.1:{self.port}"
 
     async def poll(self) -> int | None:
@@ -408,7 +408,7 @@ class SealedLocalSpawner(Spawner):
         self._children.append(child)
         return started[0]
 
-    async def _wait_for_proof(self, place: view.Place) -> None:
+    async def _wait_for_proof(self) -> None:
         """Wait for the server's way to its end, telling each step."""
         told = 0
         deadline = time.monotonic() + self.proof_timeout
@@ -432,7 +432,6 @@ class SealedLocalSpawner(Spawner):
             raise refusal(
                 f"This environment demands a genuine TEE, and the server has not proven one. {sentence}"
             )
-        del place
 
     async def _refresh(self) -> None:
         try:

@@ -26,7 +26,8 @@ class Badge:
     def html(self) -> str:
         """Return the badge as HTML."""
         return (
-            f'<span class="sealroom-tier {self.css}" data-testid="sealroom-tier" title="{escape(self.meaning)}">'
+            f'<span class="sealroom-tier {self.css}" data-testid="sealroom-tier" '
+            f'title="{escape(self.meaning)}">'
             f'<i class="fa {self.icon}" aria-hidden="true"></i> {escape(self.title)}</span>'
         )
 
