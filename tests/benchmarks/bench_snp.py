@@ -95,7 +95,9 @@ def rows() -> list[dict[str, Any]]:
     for name, values in rates.items():
         ours = statistics.median(values)
         row = {"what": f"SNP: {name}", "ours": round(ours), "unit": "per CPU second"}
-        measured.append({**row, **peer, "ratio": round(ours / limit, 2)} if limit and "chain" in name else row)
+        measured.append(
+            {**row, **peer, "ratio": round(ours / limit, 2)} if limit and "chain" in name else row
+        )
     seconds = statistics.median(_import_seconds("sealroom.snp") for _ in range(ROUNDS))
     measured.append({"what": "SNP: import sealroom.snp", "ours": round(seconds * 1000), "unit": "ms of CPU"})
     return measured

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -101,8 +102,10 @@ def test_unlock_and_read_in_a_cell(stack: Stack, researcher: Session) -> None:
 
 def test_a_visitor_sees_the_dataset_and_why_it_stays_closed(stack: Stack) -> None:
     visitor = stack.login("visitor")
-    visitor.start_server()
+    said = " / ".join(visitor.start_server())
     try:
+        # The progress page's stages, in their order.
+        assert re.search(r"Starting .*Evidence gathered.*Verified: Simulated TEE", said), said
         shown = state_of(visitor, "heartbeats")
         assert shown["state"] == "not_granted"
         assert shown["reasons"]

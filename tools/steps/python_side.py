@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -84,6 +85,31 @@ def sync(paths: Paths, *groups: str) -> None:
     run(command, cwd=paths.clone, env=_uv_environment(), what="install the Python packages")
     for stamp in stamps.values():
         stamp.write(key)
+
+
+_SERVER_PACKAGES = (
+    *("jupyter_server", "jupyterlab", "jupyterlab_server", "jupyter_server_terminals", "jupyter_client"),
+    *("jupyter_core", "jupyter_events", "jupyter_lsp", "jupyter_builder", "jupyterhub", "notebook_shim"),
+    *("ipykernel", "IPython", "tornado", "zmq", "nbformat", "nbconvert", "traitlets", "cryptography"),
+    *("pydantic", "httpx", "httpcore", "anywidget", "ipywidgets", "jinja2", "jsonschema", "referencing"),
+    *("babel", "requests", "urllib3", "sqlalchemy", "aiohttp", "prompt_toolkit", "pygments"),
+)
+"""What a notebook server loads when it starts."""
+
+
+def compile_for_servers(paths: Paths) -> None:
+    """Compile what notebook servers load: running as other users they cannot keep what they compile."""
+    (site,) = (paths.venv / "lib").glob("python*/site-packages")
+    packages = [site / name for name in _SERVER_PACKAGES if (site / name).is_dir()]
+    stamp, key = paths.stamp("compiled"), digest([], *sorted(path.name for path in site.glob("*.dist-info")))
+    if stamp.fits(key, site / "jupyter_server" / "__pycache__"):
+        return
+    # A package may hold a file for another Python that does not compile: nothing depends on that.
+    subprocess.run(
+        [paths.python, "-m", "compileall", "-q", "-j", "0", *packages],
+        check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    stamp.write(key)
 
 
 def hub_5_python(paths: Paths) -> Path:

@@ -22,6 +22,7 @@ def everything(paths: Paths, *, development: bool) -> tuple[str, ...]:
         with ThreadPoolExecutor(max_workers=1) as pool:
             front = pool.submit(_front_end, paths)
             python_side.sync(paths, *(python_side.DEVELOPMENT if development else python_side.RUNNING))
+            python_side.compile_for_servers(paths)
             command = front.result()
         node_side.link_extension(paths)
     return command

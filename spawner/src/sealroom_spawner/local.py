@@ -330,7 +330,7 @@ class SealedLocalSpawner(Spawner):
             argv += ["--uid", str(place.uid)]
         env = {name: os.environ[name] for name in self.env_keep if name in os.environ}
         self._say(PERCENT[Stage.STARTING] - 5, "Starting the simulated secure processor")
-        process = await self._run("processor", Order(argv, env, "/"))
+        process = await self._run("processor", Order(argv, env, str(self._records)))
         for _ in range(600):
             if place.processor_socket.is_socket():
                 return
