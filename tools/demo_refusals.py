@@ -2,8 +2,8 @@
 """Show three refusals against a running installation: `demo_refusals.py HOME`.
 
 A tampered sealed file, a server whose report was altered, and an expired grant. Nothing of the installation
-is changed but for one short grant of `visitor`, which ends by itself and is withdrawn. The exit status is 1 if
-something that had to be refused was not.
+is changed but for one short grant of `visitor`, which ends by itself and is withdrawn. The exit status is 1
+if something that had to be refused was not.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def open_lab(page: Page, stack: Stack, user: str) -> None:
 
 def run_all_cells(page: Page) -> None:
     """Choose Run, Run All Cells, as a person does who has clicked into the notebook."""
-    page.get_by_text("1. What can this server prove?").first.click()
+    page.get_by_role("heading", name=re.compile("What can this server prove")).click()
     page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
     page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
 
@@ -179,7 +179,7 @@ def test_researcher_walks_the_path(page: Page, stack: Stack, tmp_path: Path) -> 
     # The notebook keeps only what is near the screen: back to the cell that shows the widget.
     page.locator(".jp-WindowedPanel-outer").first.evaluate("e => e.scrollTo(0, 0)")
     page.wait_for_timeout(500)
-    page.get_by_text("2. Unlock the data").first.scroll_into_view_if_needed()
+    page.get_by_role("heading", name=re.compile("Unlock the data")).scroll_into_view_if_needed()
     widget = notebook.locator(".sealroom-widget").first
     expect(widget).to_contain_text("Simulated TEE")
     assert_amber(page, ".jp-Notebook .sealroom-widget")

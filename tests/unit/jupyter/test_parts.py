@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import pytest
@@ -165,9 +166,13 @@ def test_every_setting_has_a_help_text() -> None:
 # -- the real broker's side
 
 
+def no_evidence(report_data: bytes) -> NoReturn:
+    pytest.fail("evidence was asked for")
+
+
 def test_without_a_broker_nothing_is_proven_and_it_is_said() -> None:
     with pytest.raises(errors.ConfigurationError, match="No key broker"):
-        connector(Settings())(lambda data: None)
+        connector(Settings())(no_evidence)
 
 
 def test_without_a_processor_it_is_said(tmp_path: Path) -> None:
@@ -186,7 +191,7 @@ def test_without_a_processor_it_is_said(tmp_path: Path) -> None:
     ],
 )
 def test_keys_that_are_none_are_our_error(answer: httpx.Response, kind: type[errors.Error]) -> None:
-    broker = connector(SETTINGS, transport=httpx.MockTransport(lambda request: answer))(lambda data: None)
+    broker = connector(SETTINGS, transport=httpx.MockTransport(lambda request: answer))(no_evidence)
     with pytest.raises(kind):
         broker.jwks()
     broker.close()
@@ -196,7 +201,7 @@ def test_a_broker_that_cannot_be_reached_is_our_error() -> None:
     def down(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("down")
 
-    broker = connector(SETTINGS, transport=httpx.MockTransport(down))(lambda data: None)
+    broker = connector(SETTINGS, transport=httpx.MockTransport(down))(no_evidence)
     with pytest.raises(errors.NetworkError, match="cannot be reached"):
         broker.jwks()
     with pytest.raises(errors.NetworkError):

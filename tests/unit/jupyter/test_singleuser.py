@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from jupyterlab.labapp import LabApp
+from jupyterlab.labapp import LabApp  # type: ignore[import-untyped]
 from sealroom_jupyter import singleuser
 from sealroom_jupyter.hub import keep_token_off_disk, take_token
 

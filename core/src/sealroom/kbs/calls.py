@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Sealroom's own calls beside the KBS protocol, `/kbs/v0/sealroom/…`: what both sides send.
 
-All calls but `jwks` and `admin/…` run inside an attested KBS session (cookie `kbs-session-id`). A policy refusal
-is HTTP 403 with a `Refusal` body: a guest must not attest again because of it. 401 means "attest again".
+All calls but `jwks` and `admin/…` run inside an attested KBS session (cookie `kbs-session-id`). A policy
+refusal is HTTP 403 with a `Refusal` body: a guest must not attest again because of it. 401 means "attest
+again".
 
 | call | request | answer |
 |---|---|---|
@@ -12,7 +13,8 @@ is HTTP 403 with a `Refusal` body: a guest must not attest again because of it. 
 | `GET session` | - | `SessionState` |
 | `GET jwks` | - | JWK set of the EAR signing keys |
 
-The models the broker answers with tolerate unknown fields (a newer broker may say more); those it accepts do not.
+The models the broker answers with tolerate unknown fields (a newer broker may say more); those it accepts do
+not.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ from pydantic import BaseModel, ConfigDict, Field
 DatasetCondition = Literal["locked", "unlocked", "not_granted", "expired", "withdrawn", "refused"]
 """State of a dataset for this person in this session.
 
-`locked`: granted, not yet released. `unlocked`: released to this session. `refused`: granted to the person, but
-something else stands in the way (the server's appraisal, its environment, the number of servers).
+`locked`: granted, not yet released. `unlocked`: released to this session. `refused`: granted to the person,
+but something else stands in the way (the server's appraisal, its environment, the number of servers).
 """
 
 
