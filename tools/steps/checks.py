@@ -64,7 +64,7 @@ def lint(paths: Paths) -> None:
         ("front end", [*node.npm_command, "run", "lint:check"], paths.extension),
     ]
     checks += [
-        (script.stem, [paths.python, script], paths.clone)
+        (script.stem, [paths.python, script, "--check"], paths.clone)
         for script in sorted((paths.clone / "tools").glob("check*_*.py"))
     ]
     failed = []

@@ -9,7 +9,7 @@ again".
 |---|---|---|
 | `POST identity` | `IdentityRequest` | `IdentityResponse` |
 | `GET datasets` | - | `DatasetList` |
-| `POST datasets/<id>/release` | `ReleaseRequest` | JWE (flattened, to the attested key) of `ReleaseResponse` |
+| `POST datasets/<id>/release` | `ReleaseRequest` | JWE (flattened, to the attested key): `ReleaseResponse` |
 | `GET session` | - | `SessionState` |
 | `GET jwks` | - | JWK set of the EAR signing keys |
 
