@@ -30,8 +30,9 @@ def up(paths: Paths) -> None:
     paths.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     if (paths.home / "hub").is_dir():
         hub.recover(paths)
-    addresses = settings.choose(paths)  # before the long steps: a port in use is said at once
+    settings.choose(paths)  # before the long steps: a port in use is said at once
     command = everything(paths, development=False)
+    addresses = settings.choose(paths)
     settings.write(paths, addresses, command)
     first = FirstStart(paths)
     first.prepare()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import random
 import os
 import re
 import socket
@@ -136,14 +137,12 @@ def _free(host: str, port: int) -> bool:
     return True
 
 
+INNER = range(20_000, 32_000)
+"""Below what systems give to outgoing connections, which would take a port between its choice and its use."""
+
+
 def _any_port(taken: set[int]) -> int:
     while True:
-        with socket.socket() as probe:
-            probe.bind((LOOPBACK, 0))
-            port = int(probe.getsockname()[1])
-        if port not in taken:
+        port = random.choice(INNER)
+        if port not in taken and _free(LOOPBACK, port):
             return port
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -4,7 +4,7 @@
 Invariants:
 
 - Nothing but `Error` leaves a verify, appraise, parse or release call, whatever the bytes.
-- Each error carries a stable machine `code` and a sentence for a person; `diagnostics()` adds what to do next.
+- Each error carries a stable machine `code` and a sentence for a person; `diagnostics()` adds what to do.
 - "Could not check" is a class of its own and never a pass.
 - Misuse by the programmer stays `TypeError` or `RuntimeError`.
 """
