@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import json
-import random
 import os
+import random
 import re
 import socket
 import tomllib
@@ -146,3 +146,11 @@ def _any_port(taken: set[int]) -> int:
         port = random.choice(INNER)
         if port not in taken and _free(LOOPBACK, port):
             return port
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from jupyterhub.spawner import Spawner
-from jupyterhub.utils import random_port
 from sealroom.errors import Error, NetworkError
 from tornado import web
 from traitlets import Bool, Float, List, Unicode, default
 
 from sealroom_spawner import offers, orders, processes, records, view
 from sealroom_spawner.launch import LaunchError, Order
+from sealroom_spawner.ports import free_port
 from sealroom_spawner.processes import Process
 from sealroom_spawner.separation import SENTENCES, Separation, detect
 from sealroom_spawner.status import FINAL, PERCENT, Event, Stage, StatusClient
@@ -206,7 +206,7 @@ class SealedLocalSpawner(Spawner):
         place = view.Place.of(Path(self.state_dir), self.user.name, self.name, uid)
         try:
             place.prepare(enterable=self.separation == Separation.USER)
-            self.port: int = self.port or random_port()
+            self.port = free_port()
             await self._begin()
             self._record = records.Record(self.user.name, self.name, uid)
             await self._start_processor(place, offer)
