@@ -245,6 +245,22 @@ def seal(home: Path, sample: Sample) -> None:
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
+def absent(home: Path, sample: Sample) -> None:
+    """Leave word of a dataset that cannot be had here, so that the panel can list it and say why."""
+    word = {
+        "title": sample.title,
+        "description": sample.description,
+        "owner": sample.owner,
+        "contact": sample.contact,
+        "source": sample.source,
+        "licence": sample.licence,
+        "reason": "Its source could not be reached, and no data folder (SEALROOM_DATA) has it. "
+        "It is tried again at the next `make up`.",
+    }
+    path = home / "datasets" / f"{sample.id}.absent.json"
+    write_atomic(path, json.dumps(word, indent=2).encode(), mode=0o644)
+
+
 def granted(home: Path, dataset: str) -> bool:
     """Tell whether the researcher has a grant: a start may have been killed between it and its note."""
     done = subprocess.run(

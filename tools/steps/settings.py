@@ -150,7 +150,3 @@ def _any_port(taken: set[int]) -> int:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
