@@ -230,6 +230,7 @@ def seal(home: Path, sample: Sample) -> None:
     with tempfile.TemporaryDirectory(prefix="sealroom-clear-", dir=place) as clear:
         status = run(sys.executable, TOOLS / "prepare_data.py", sample.id, clear, allowed=(0, NOT_HERE))
         if status == NOT_HERE:
+            absent(home, sample)
             return
         terms = [word for term in sample.terms for word in ("--term", term)]
         sealroom(

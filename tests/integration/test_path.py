@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.stack import REPOSITORY, Session, Stack
@@ -68,7 +69,7 @@ def granted(stack: Stack) -> Callable[[], None]:
     return give
 
 
-def state_of(session: Session, dataset: str) -> dict[str, object]:
+def state_of(session: Session, dataset: str) -> dict[str, Any]:
     """Return a dataset as the panel gets it."""
     found = [d for d in session.api("datasets").json()["datasets"] if d["id"] == dataset]
     assert len(found) == 1
@@ -165,6 +166,18 @@ def test_the_audit_log_verifies_and_a_changed_entry_is_found(stack: Stack, resea
     finally:
         bundle.write_bytes(before)
     stack.cli("audit", "verify", "--root", root)
+
+
+def test_a_dataset_that_cannot_be_had_is_listed_with_the_reason(stack: Stack, researcher: Session) -> None:
+    word = stack.home / "datasets" / "elsewhere.absent.json"
+    word.write_text(json.dumps({"title": "Elsewhere", "owner": "a clinic", "reason": "Its source is away."}))
+    word.chmod(0o644)
+    try:
+        shown = state_of(researcher, "elsewhere")
+        assert shown["here"] is False
+        assert [reason["sentence"] for reason in shown["reasons"]] == ["Its source is away."]
+    finally:
+        word.unlink()
 
 
 def pid_of_broker(stack: Stack) -> int:
