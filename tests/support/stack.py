@@ -11,9 +11,11 @@ import os
 import socket
 import subprocess
 import sys
+import time
 import tomllib
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,23 +54,35 @@ class Session:
 
     def start_server(self, timeout: float = 120) -> list[str]:
         """Start the person's server, wait until it is ready, and return what the progress page says."""
-        answer = self.client.post(
-            f"/hub/api/users/{self.user}/server", json={"user_options": {"environment": "simulated-cpu"}}
-        )
-        assert answer.status_code in (201, 202), answer.text
+        with ThreadPoolExecutor(1) as other:
+            # The hub answers late; the stages are to be seen meanwhile.
+            request = other.submit(
+                self.client.post,
+                f"/hub/api/users/{self.user}/server",
+                json={"user_options": {"environment": "simulated-cpu"}},
+            )
+            said = self._progress(request, timeout)
+            assert request.result().status_code in (201, 202), request.result().text
+        return said
+
+    def _progress(self, request: Future[httpx.Response], timeout: float) -> list[str]:
         said: list[str] = []
-        with self.client.stream(
-            "GET", f"/hub/api/users/{self.user}/server/progress", timeout=timeout
-        ) as progress:
-            for line in progress.iter_lines():
-                if line.startswith("data:"):
-                    event = json.loads(line[5:])
-                    said.append(str(event.get("message", "")))
-                    if event.get("failed"):
-                        raise AssertionError(event)
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            with self.client.stream(
+                "GET", f"/hub/api/users/{self.user}/server/progress", timeout=timeout
+            ) as progress:
+                for line in progress.iter_lines():
+                    event = json.loads(line[5:]) if line.startswith("data:") else {}
+                    said += [str(event["message"])] if "message" in event else []
+                    assert not event.get("failed"), event
                     if event.get("ready"):
                         return said
-        raise AssertionError("the progress stream ended before the server was ready")
+            # Asked before the hub had begun, or the request was refused.
+            if request.done():
+                assert request.result().is_success, request.result().text
+            time.sleep(0.1)
+        raise AssertionError(f"the server was not ready in time: {said}")
 
     def stop_server(self) -> None:
         """Stop the person's default server."""
