@@ -54,6 +54,9 @@ class Session:
 
     def start_server(self, timeout: float = 120) -> list[str]:
         """Start the person's server, wait until it is ready, and return what the progress page says."""
+        if self.client.get(f"/hub/api/users/{self.user}").raise_for_status().json()["servers"]:
+            # Another test's: what is looked at here is a start.
+            self.stop_server()
         with ThreadPoolExecutor(1) as other:
             # The hub answers late; the stages are to be seen meanwhile.
             request = other.submit(
@@ -88,6 +91,8 @@ class Session:
         """Stop the person's default server."""
         answer = self.client.delete(f"/hub/api/users/{self.user}/server", timeout=60)
         assert answer.status_code in (202, 204), answer.text
+        while self.client.get(f"/hub/api/users/{self.user}").raise_for_status().json()["servers"]:
+            time.sleep(0.2)
 
     def api(self, path: str, *, body: dict[str, Any] | None = None) -> httpx.Response:
         """Call the server extension: GET without a body, else POST."""

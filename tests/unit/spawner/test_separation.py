@@ -332,6 +332,12 @@ def inhabited(short: Path) -> Path:
 
 
 @namespaces
+def shown_below_tmp(needed: list[Path | str]) -> set[str]:
+    """Return the names in /tmp under which something lies that a server needs."""
+    paths = [Path(path).resolve().parts for path in needed]
+    return {parts[2] for parts in paths if parts[:2] == ("/", "tmp") and len(parts) > 2}
+
+
 async def test_a_server_sees_its_own_and_what_is_for_all_and_nothing_else(inhabited: Path) -> None:
     place = Place.of(inhabited, "alice", "", UID)
     place.prepare(enterable=False)
@@ -349,9 +355,7 @@ async def test_a_server_sees_its_own_and_what_is_for_all_and_nothing_else(inhabi
     assert seen["login"] == "FileNotFoundError"
     assert seen["dataset"] == "content of datasets/x.c4gh"
     # A clone or a Python that lies below /tmp is needed, and shown there; nothing else is.
-    needed = {Path(path).resolve() for path in (*files.readable, sys.prefix, sys.base_prefix)}
-    below = {path.parts[2] for path in needed if path.parts[:2] == ("/", "tmp") and len(path.parts) > 2}
-    assert set(seen["tmp"]) == {inhabited.name} | below
+    assert set(seen["tmp"]) == {inhabited.name} | shown_below_tmp([*files.readable, sys.prefix])
     assert seen["shm"] == []
     assert seen["me"] == "alice\n"
     assert seen["write"] == [False, False]
