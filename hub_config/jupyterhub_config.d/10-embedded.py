@@ -48,7 +48,7 @@ if os.environ.get("SEALROOM_HOME"):
                 "name": "sealroom-broker",
                 "display": False,
                 "command": [
-                    *(sys.executable, "-m", "sealroom_broker", "serve"),
+                    *(sys.executable, "-P", "-m", "sealroom_broker", "serve"),
                     *("--config", str(broker / "broker.toml"), "--listen", settings.broker_listen),
                 ],
                 "cwd": str(broker),
@@ -58,11 +58,12 @@ if os.environ.get("SEALROOM_HOME"):
                 "name": "sealroom",
                 "url": settings.status_service_url,
                 "api_token": status_token,
-                "command": [sys.executable, "-m", "sealroom_spawner.service"],
+                "command": [sys.executable, "-P", "-m", "sealroom_spawner.service"],
                 "cwd": str(status),
                 "environment": {
                     "SEALROOM_STATUS_DATABASE": str(status / "status.sqlite"),
                     "SEALROOM_BROKER_URL": settings.broker_url,
+                    "SEALROOM_SIMULATED_ONLY": "1",
                 },
                 "oauth_client_allowed_scopes": ["custom:sealroom:board"],
                 "oauth_no_confirm": True,

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import re
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.secrets import secrets_of
 from support.stack import REPOSITORY, Session, Stack
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -211,6 +211,29 @@ def _works(check: Callable[[], bool]) -> bool:
         return False
 
 
+PLANT = """
+from pathlib import Path
+home = Path.home()
+(home / "jupyterhub.py").write_text("open('hijacked', 'w')")
+(home / ".jupyter").mkdir(exist_ok=True)
+(home / ".jupyter" / "jupyter_server_config.py").write_text("open('hijacked', 'w')")
+"""
+
+
+def test_code_planted_in_a_home_does_not_run_where_the_keys_are(stack: Stack, researcher: Session) -> None:
+    home = stack.home / "users" / "researcher" / "home"
+    assert not researcher.execute(PLANT).error
+    planted = [home / "jupyterhub.py", home / ".jupyter" / "jupyter_server_config.py"]
+    assert all(path.is_file() for path in planted)
+    try:
+        researcher.start_server()
+        assert researcher.api("status").json()["phase"] == "verified"
+        assert not (home / "hijacked").exists()
+    finally:
+        for path in planted:
+            path.unlink()
+
+
 def test_killed_server_starts_again_with_the_saved_files(stack: Stack, researcher: Session) -> None:
     researcher.execute("from pathlib import Path; (Path.home() / 'mine.txt').write_text('kept')")
     pid = (stack.home / "users" / "researcher" / "run" / "server.pid").read_text().split()[0]
@@ -240,27 +263,6 @@ def test_killed_hub_starts_again_and_nothing_is_lost(stack: Stack, researcher: S
         again.start_server()
     assert "read 432128" in again.execute(UNLOCK_AND_READ).stdout
     stack.cli("audit", "verify", "--root", str(stack.home / "simulated" / "ark.pem"))
-
-
-def secrets_of(stack: Stack) -> list[bytes]:
-    """Return every secret of the first start in the forms in which it could leak."""
-    found: list[bytes] = []
-    for line in (stack.home / "login.txt").read_text().splitlines():
-        words = line.split()
-        if len(words) == 2 and words[0] in ("researcher", "visitor", "operator"):
-            found.append(words[1].encode())
-    found.append((stack.home / "owner" / "token").read_text().strip().encode())
-    for path in (stack.home / "broker" / "kek.key", *(stack.home / "owner" / "keys").glob("*")):
-        content = path.read_bytes()
-        found += [content.strip()] if len(content) >= 16 else []
-        if len(content) == 32:
-            found += [content.hex().encode(), base64.b64encode(content)]
-    from sealroom.crypt4gh import keys
-
-    for path in (stack.home / "owner" / "keys").glob("*"):
-        raw = keys.read_secret_key(path.read_bytes()).reveal()
-        found += [raw, raw.hex().encode(), base64.b64encode(raw).rstrip(b"=")]
-    return found
 
 
 def test_nothing_secret_in_logs_processes_environments_or_notebooks(

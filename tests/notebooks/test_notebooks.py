@@ -24,6 +24,27 @@ print("".join(o["text"] for o in outputs if o.output_type == "stream"))
 """
 
 
+HOLDS = """
+import sealroom
+with sealroom.open("heartbeats/ecg.npy") as file:
+    content = file.read()
+print(all(bytes.fromhex(piece) in content for piece in {pieces}))
+"""
+SEARCH = """
+import os
+from pathlib import Path
+pieces = [bytes.fromhex(piece) for piece in {pieces}]
+found = []
+for root in ("/tmp", "/var/tmp", "/dev/shm", str(Path.home())):
+    for folder, _, names in os.walk(root):
+        for path in (Path(folder) / name for name in names):
+            if path.is_file() and not path.is_symlink() and os.access(path, os.R_OK):
+                content = path.read_bytes()
+                found += [str(path)] if any(piece in content for piece in pieces) else []
+print(found)
+"""
+
+
 @pytest.fixture(scope="module")
 def researcher(stack: Stack) -> Session:
     session = stack.login("researcher")
@@ -64,7 +85,14 @@ def test_heartbeats_are_found_and_no_clear_copy_is_left(stack: Stack, researcher
     assert "F1 on unseen minutes" in done.stdout
     f1 = float(done.stdout.split("F1 on unseen minutes:")[1].split()[0])
     assert f1 >= 0.95
-    assert files_with(clear_pieces(stack), stack.home) == []
+    pieces = clear_pieces(stack)
+    # What is searched for is what the dataset holds, as this server reads it.
+    done = researcher.execute(HOLDS.format(pieces=[piece.hex() for piece in pieces]))
+    assert done.stdout.strip() == "True", done
+    assert files_with(pieces, stack.home) == []
+    # The server's own temporary folders are its alone: it looks there itself.
+    done = researcher.execute(SEARCH.format(pieces=[piece.hex() for piece in pieces]))
+    assert done.stdout.strip() == "[]", done
 
 
 def test_chest_xrays_are_classified(stack: Stack, researcher: Session) -> None:

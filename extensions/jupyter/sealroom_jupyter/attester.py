@@ -238,6 +238,11 @@ class Attester:
         """Verify an attestation result and take it for the state, or raise."""
         proof = self._read_token(token, broker.jwks(), self._clock.now())
         self._session_ends = None
+        if self._state.provider == SIMULATED and proof.tier in ("affirming", "warning"):
+            raise errors.AppraisalError(
+                "The broker calls this server's simulated processor a genuine one, so it is not believed.",
+                advice="Tell the operator: the broker is misconfigured, or another program has its address.",
+            )
         if not proof.holds:
             # Kept to show which checks failed; nothing is lent or released on it.
             self._state = replace(self._state, proof=proof)
@@ -368,6 +373,9 @@ def _is_refusal(error: errors.Error) -> bool:
         return not all(code.startswith(_PASSING) for code, _ in error.reasons)
     return isinstance(error, _REFUSALS)
 
+
+SIMULATED = "simulated"
+"""Name of the provider that no broker can make genuine."""
 
 _AGAIN = "It is tried again by itself; start the server again if this stays."
 _RAN_OUT = ErrorInfo(message="The last proof of this server has run out.", advice=_AGAIN)

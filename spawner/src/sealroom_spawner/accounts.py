@@ -4,7 +4,8 @@
 Invariants:
 
 - Passwords are random (not chosen) and stored as scrypt hashes; the comparison takes the same time for all.
-- A name that does not exist costs the same time as a wrong password and gets the same answer.
+- A name that does not exist gets the same answer as a wrong password, at the first try after the same time.
+  Names are not secret: who tries often enough can tell by the waits which of them exist.
 - After a wrong password the next tries for that name wait, longer each time; tries in parallel wait their
   turn.
 - Nobody is let in whose name is not in the file, also not with an old cookie after it was taken out.

@@ -80,7 +80,8 @@ class SealedLocalSpawner(Spawner):
     ).tag(config=True)
     separation = Unicode(help="What keeps servers apart; found out if not given.").tag(config=True)
 
-    cmd = List(Unicode(), [sys.executable, "-m", "sealroom_jupyter.singleuser"]).tag(config=True)
+    # -P: the working directory is the person's home; what holds the keys imports nothing from it.
+    cmd = List(Unicode(), [sys.executable, "-P", "-m", "sealroom_jupyter.singleuser"]).tag(config=True)
     env_keep = List(
         Unicode(), ["LANG", "LC_ALL", "TZ", "OMP_NUM_THREADS", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"]
     ).tag(config=True)
@@ -92,6 +93,11 @@ class SealedLocalSpawner(Spawner):
     @default("http_timeout")
     def _default_http_timeout(self) -> int:
         return 120
+
+    @default("disable_user_config")
+    def _default_disable_user_config(self) -> bool:
+        # Configuration in a home is code that would run where the keys are.
+        return True
 
     @default("poll_interval")
     def _default_poll_interval(self) -> int:
@@ -321,7 +327,7 @@ class SealedLocalSpawner(Spawner):
 
     async def _start_processor(self, place: view.Place, offer: offers.Offer) -> None:
         argv = [
-            sys.executable, "-m", "sealroom.simulated", "serve",
+            sys.executable, "-I", "-m", "sealroom.simulated", "serve",
             "--root", str(Path(self.state_dir) / "simulated"),
             "--socket", str(place.processor_socket),
             "--environment", str(offer.manifest),

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sealroom.appraisal import ear
-from sealroom.errors import NetworkError
+from sealroom.appraisal import Tier, ear
+from sealroom.errors import NetworkError, VerificationError
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
 
 JWKS_LIFETIME = 60.0
@@ -34,9 +34,12 @@ class ResultVerifier:
 
     Args:
         broker_url: The broker's address, without `/kbs/v0`.
+        simulated_only: Whether all servers of this hub have simulated processors. Then nothing is genuine,
+            and a result that says so is refused whoever signed it.
     """
 
-    def __init__(self, broker_url: str) -> None:
+    def __init__(self, broker_url: str, *, simulated_only: bool = False) -> None:
+        self._simulated_only = simulated_only
         self._url = f"{broker_url.rstrip('/')}/kbs/v0/sealroom/jwks"
         self._jwks: dict[str, Any] | None = None
         self._fetched = 0.0
@@ -50,6 +53,10 @@ class ResultVerifier:
             VerificationError: The token is not the broker's, or too old.
         """
         verified = ear.verify(token, jwks=await self._keys(), at=datetime.now(UTC))
+        if self._simulated_only and verified.result.tier in (Tier.AFFIRMING, Tier.WARNING):
+            raise VerificationError(
+                "The result calls a processor genuine, and this hub has simulated ones only."
+            )
         environment = verified.result.environment
         return Result(
             tier=str(verified.result.tier),

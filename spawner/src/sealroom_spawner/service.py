@@ -303,7 +303,10 @@ def main() -> None:
         hub=hub,
         token=token,
         store=store,
-        verifier=ResultVerifier(os.environ["SEALROOM_BROKER_URL"]),
+        verifier=ResultVerifier(
+            os.environ["SEALROOM_BROKER_URL"],
+            simulated_only=bool(os.environ.get("SEALROOM_SIMULATED_ONLY")),
+        ),
     )
     address = urlparse(os.environ["JUPYTERHUB_SERVICE_URL"])
     server = HTTPServer(app, max_body_size=MAX_BODY)

@@ -116,6 +116,17 @@ def test_a_contraindicated_result_shows_its_checks_and_gives_nothing(room: Room)
         pass
 
 
+@pytest.mark.parametrize("tier", ["affirming", "warning"])
+def test_a_simulated_processor_is_not_believed_to_be_genuine(room: Room, tier: str) -> None:
+    unlocked(room)
+    room.broker.tier = tier
+    room.attester.prove()
+    state = room.attester.state
+    assert (state.phase, state.proof) == ("refused", None)
+    assert describe(state, room.settings).tier == "none"
+    assert not room.vault.holds("heartbeats")
+
+
 def test_a_result_that_turns_contraindicated_drops_keys(room: Room) -> None:
     unlocked(room)
     room.broker.tier = "contraindicated"

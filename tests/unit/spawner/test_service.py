@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sqlite3
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -302,3 +304,39 @@ async def test_a_token_that_nobody_signed_is_refused(serve: Serve) -> None:
         with pytest.raises(Error):
             await verifier.verify("e30.e30.e30")
     assert len(asked) == 1
+
+
+async def test_a_genuine_result_is_not_believed_where_all_processors_are_simulated(serve: Serve) -> None:
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from sealroom import testing
+    from sealroom.appraisal import NO_EXPECTATION, Policy, Tier, appraise, ear, keys
+    from sealroom.errors import VerificationError
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    kid = keys.thumbprint(key.public_key())
+
+    class Jwks(RequestHandler):
+        def get(self) -> None:
+            self.write(ear.jwks({kid: key.public_key()}))
+
+    result = appraise(testing.verified_evidence(), environment=NO_EXPECTATION, policy=Policy.strict())
+    forged = dataclasses.replace(
+        result,
+        simulated=False,
+        devices=tuple(
+            dataclasses.replace(
+                device,
+                tier=Tier.AFFIRMING,
+                vector=dataclasses.replace(device.vector, hardware=2, runtime_opaque=2, executables=3),
+            )
+            for device in result.devices
+        ),
+    )
+    token = ear.issue(
+        forged, key=key, kid=kid, issuer="broker", nonce="n", tee_pubkey={}, lifetime=timedelta(minutes=5),
+        at=datetime.now(UTC),
+    )  # fmt: skip
+    url = await serve(Application([("/kbs/v0/sealroom/jwks", Jwks)]))
+    assert (await ResultVerifier(url).verify(token)).tier == "affirming"
+    with pytest.raises(VerificationError, match="simulated ones only"):
+        await ResultVerifier(url, simulated_only=True).verify(token)

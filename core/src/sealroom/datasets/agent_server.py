@@ -238,7 +238,12 @@ class _Session:
                 "The notebook server failed inside.", advice="Its log says more; tell the operator."
             )
             answer = {"ok": False, "error": error_to_wire(failure), "size": 0}
-        send_frame(self._connection, answer, raw)
+        try:
+            send_frame(self._connection, answer, raw)
+        finally:
+            if raw is not None:
+                # Nothing that was read stays here after access has ended.
+                raw[:] = bytes(len(raw))
 
     def _result(self, request: dict[str, Any]) -> Any:
         op = request.get("op")
