@@ -246,6 +246,8 @@ def test_status_is_readable_in_both_themes_and_narrow(
     page.goto(f"{stack.url}/user/researcher/lab")
     expect(page.get_by_test_id("sealroom-status")).to_be_visible()
     expect(page.locator("body")).to_have_attribute("data-jp-theme-light", str(theme == "light").lower())
+    # Grey until the first answer is there; a person waits for it too.
+    expect(page.get_by_test_id("sealroom-status")).to_have_attribute("data-tier", "simulated")
     open_panel(page)
     assert_amber(page, '[data-testid="sealroom-status"]')
     picture(page, f"theme-{theme}-{width}")
