@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -289,6 +290,59 @@ def test_nothing_secret_in_logs_processes_environments_or_notebooks(
     environment = json.loads(kernel.stdout)
     assert "SEALROOM_RUN" in environment
     assert not [name for name in environment if "TOKEN" in name or "SECRET" in name or "PASSWORD" in name]
+
+
+def test_a_tampered_file_is_refused_in_a_cell(stack: Stack, researcher: Session) -> None:
+    file = stack.home / "datasets" / "heartbeats" / "ecg.npy.c4gh"
+    before = file.read_bytes()
+    tampered = bytearray(before)
+    tampered[len(tampered) // 2] ^= 1
+    try:
+        file.write_bytes(tampered)
+        done = researcher.execute(UNLOCK_AND_READ)
+        assert "refused integrity" in done.stdout, done
+        assert "ecg.npy" in done.stdout
+        assert "segment" in done.stdout
+    finally:
+        file.write_bytes(before)
+    assert "read 432128" in researcher.execute(UNLOCK_AND_READ).stdout
+
+
+def test_a_server_whose_report_is_altered_is_refused(stack: Stack, researcher: Session) -> None:
+    assert researcher.api("prove", body={}).json()["phase"] == "verified"
+    run = stack.home / "users" / "researcher" / "run"
+    socket, aside = run / "sp.sock", run / "sp.aside"
+    owner = socket.stat().st_uid
+    socket.rename(aside)
+    if os.geteuid() == 0:
+        # As the spawner does it: the folder is the server's when the socket is there.
+        os.chown(run, 0, 0)
+    altering = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "sealroom.simulated", "serve", "--alter-reports"),
+            *("--root", str(stack.home / "simulated"), "--socket", str(socket)),
+            *("--environment", str(stack.home / "environments" / "simulated-cpu.toml")),
+            *(("--uid", str(owner)) if os.geteuid() == 0 else ()),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        eventually(socket.is_socket, 30, "the altering processor serves")
+        if os.geteuid() == 0:
+            os.chown(run, owner, owner)
+        status = researcher.api("prove", body={}).json()
+        assert status["phase"] == "refused"
+        assert status["tier"] == "none"
+        assert "not signed" in status["error"]["message"]
+        assert state_of(researcher, "heartbeats")["state"] != "unlocked"
+    finally:
+        altering.terminate()
+        altering.wait(timeout=30)
+        if os.geteuid() == 0:
+            os.chown(run, owner, owner)
+        aside.rename(socket)
+    assert researcher.api("prove", body={}).json()["phase"] == "verified"
 
 
 def test_three_refusals_are_shown(stack: Stack, researcher: Session) -> None:
