@@ -1,23 +1,22 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Evidence over a person's own nonce: "verify yourself".
 
-REPORT_DATA is SHA-512 over a fixed prefix and the nonce. The prefix keeps such evidence apart from the
-evidence of a key broker's handshake: nobody can pass one off as the other.
+REPORT_DATA is what `sealroom.snp.bundle.report_data_for` says: a digest with a prefix that keeps such
+evidence apart from the evidence of a key broker's handshake, so that nobody can pass one off as the other.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 from datetime import datetime
 
 from sealroom.errors import FormatError
+from sealroom.snp.bundle import FORMAT, NONCE_SIZES, report_data_for
 
 from sealroom_jupyter.messages import EvidenceBundle
 from sealroom_jupyter.ports import Evidence
 
-PREFIX = b"sealroom-evidence/1\0"
-MIN_NONCE, MAX_NONCE = 16, 64
+MIN_NONCE, MAX_NONCE = NONCE_SIZES[0], NONCE_SIZES[-1]
 """Bytes. Fewer can be guessed; more adds nothing to a hash of 64 bytes."""
 
 
@@ -33,7 +32,7 @@ def parse_nonce(text: str) -> bytes:
         nonce = None
     if nonce is None:
         raise FormatError("The nonce is not written in hex digits.", field="nonce", advice=_ADVICE)
-    if not MIN_NONCE <= len(nonce) <= MAX_NONCE:
+    if len(nonce) not in NONCE_SIZES:
         raise FormatError(f"The nonce has {len(nonce)} bytes.", field="nonce", advice=_ADVICE)
     return nonce
 
@@ -43,9 +42,9 @@ _ADVICE = f"Use {MIN_NONCE} to {MAX_NONCE} random bytes, as {2 * MIN_NONCE} to {
 
 def report_data(nonce: bytes) -> bytes:
     """Return the 64 bytes that the report covers."""
-    if not MIN_NONCE <= len(nonce) <= MAX_NONCE:
+    if len(nonce) not in NONCE_SIZES:
         raise FormatError(f"The nonce has {len(nonce)} bytes.", field="nonce", advice=_ADVICE)
-    return hashlib.sha512(PREFIX + nonce).digest()
+    return report_data_for(nonce)
 
 
 def bundle(nonce: bytes, evidence: Evidence, *, provider: str, created: datetime) -> EvidenceBundle:
@@ -54,7 +53,7 @@ def bundle(nonce: bytes, evidence: Evidence, *, provider: str, created: datetime
         nonce=nonce.hex(),
         report=base64.b64encode(evidence.report).decode(),
         certificates={kind: base64.b64encode(der).decode() for kind, der in evidence.certificates.items()},
-        runtime_data={"algorithm": "sha512", "prefix": PREFIX.decode(), "nonce": nonce.hex()},
+        runtime_data={"algorithm": "sha512", "prefix": f"{FORMAT}\0", "nonce": nonce.hex()},
         provider=provider,
         created=created.replace(microsecond=0),
     )
