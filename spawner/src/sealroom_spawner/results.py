@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import jwt
 from sealroom.appraisal import Tier, ear
 from sealroom.errors import NetworkError, VerificationError
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
 
 JWKS_LIFETIME = 60.0
 """Seconds for which the broker's keys are not asked for again."""
+JWKS_PAUSE = 5.0
+"""Seconds between two questions for the broker's keys, whatever key a token names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,12 @@ class Result:
     environment: str
     key: str
     """Thumbprint of the attested key, by which a result is told apart from another server's; may be empty."""
+    until: float = 0.0
+    """When the result ends, in seconds since the epoch."""
+
+
+NOTHING = Result("none", "", "")
+"""What a server has proven that has proven nothing."""
 
 
 class ResultVerifier:
@@ -52,7 +61,7 @@ class ResultVerifier:
             FormatError: The token is not one.
             VerificationError: The token is not the broker's, or too old.
         """
-        verified = ear.verify(token, jwks=await self._keys(), at=datetime.now(UTC))
+        verified = ear.verify(token, jwks=await self._keys(_key_id(token)), at=datetime.now(UTC))
         if self._simulated_only and verified.result.tier in (Tier.AFFIRMING, Tier.WARNING):
             raise VerificationError(
                 "The result calls a processor genuine, and this hub has simulated ones only."
@@ -62,19 +71,39 @@ class ResultVerifier:
             tier=str(verified.result.tier),
             environment="" if environment is None else environment.name,
             key=_thumbprint(verified.tee_pubkey),
+            until=verified.expires.timestamp(),
         )
 
-    async def _keys(self) -> dict[str, Any]:
-        if self._jwks is None or time.monotonic() - self._fetched > JWKS_LIFETIME:
+    async def _keys(self, key_id: str) -> dict[str, Any]:
+        age = time.monotonic() - self._fetched
+        # A key that is not among those we have is a new one of the broker's, or somebody's invention.
+        known = self._jwks is not None and key_id in {key.get("kid") for key in self._jwks["keys"]}
+        if self._jwks is None or age > JWKS_LIFETIME or (not known and age > JWKS_PAUSE):
             try:
                 answer = await AsyncHTTPClient().fetch(HTTPRequest(self._url, request_timeout=10))
-                self._jwks = json.loads(answer.body)
+                self._jwks = _key_set(answer.body)
             except (HTTPClientError, OSError, ValueError) as error:
                 raise NetworkError(
                     "The broker's keys could not be had, so the result could not be checked."
                 ) from error
             self._fetched = time.monotonic()
         return self._jwks
+
+
+def _key_set(body: bytes) -> dict[str, Any]:
+    value = json.loads(body)
+    keys = value.get("keys") if isinstance(value, dict) else None
+    if not isinstance(keys, list) or not all(isinstance(key, dict) for key in keys):
+        raise ValueError("this is no set of keys")
+    return dict(value)
+
+
+def _key_id(token: str) -> str:
+    """Return which key a token says it is signed with; empty if it says nothing readable."""
+    try:
+        return str(jwt.get_unverified_header(token).get("kid", ""))
+    except jwt.PyJWTError:
+        return ""
 
 
 def _thumbprint(key: Mapping[str, Any]) -> str:

@@ -40,7 +40,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop, PeriodicCallback
 
-from sealroom_spawner.results import ResultVerifier
+from sealroom_spawner.results import NOTHING, Result, ResultVerifier
 from sealroom_spawner.status import Event, ServerStatus, Stage
 from sealroom_spawner.store import Store
 from sealroom_spawner.tiers import badge
@@ -151,29 +151,29 @@ class EventsHandler(Handler):
         if speaker is None:
             raise web.HTTPError(403, "Only a notebook server may report, with its own token")
         stage, sentence, token = self._body()
-        tier, environment, key = "none", "", ""
+        result = NOTHING
         if token:
-            stage, sentence, tier, environment, key = await self._believed(speaker, stage, sentence, token)
+            stage, sentence, result = await self._believed(speaker, stage, sentence, token)
         elif stage is Stage.VERIFIED:
             raise web.HTTPError(400, "A verified server presents its attestation result")
-        event = Event(stage, sentence, tier, time.time())
-        self.store.record(*speaker, event, environment=environment, key=key)
+        event = Event(stage, sentence, result.tier, time.time())
+        self.store.record(*speaker, event, environment=result.environment, key=result.key, until=result.until)
         self.set_status(204)
 
     async def _believed(
         self, speaker: tuple[str, str], stage: Stage, sentence: str, token: str
-    ) -> tuple[Stage, str, str, str, str]:
+    ) -> tuple[Stage, str, Result]:
         verifier: ResultVerifier = self.settings["verifier"]
         try:
             result = await verifier.verify(token)
         except NetworkError as error:
             raise web.HTTPError(503, error.message) from error
         except Error as error:
-            return Stage.REFUSED, f"The attestation result does not verify: {error.message}", "none", "", ""
+            return Stage.REFUSED, f"The attestation result does not verify: {error.message}", NOTHING
         holder = self.store.holder_of_key(result.key) if result.key else None
         if holder is not None and holder != speaker:
-            return Stage.REFUSED, "This attestation result belongs to another server.", "none", "", ""
-        return stage, sentence, result.tier, result.environment, result.key
+            return Stage.REFUSED, "This attestation result belongs to another server.", NOTHING
+        return stage, sentence, result
 
     def _body(self) -> tuple[Stage, str, str]:
         try:
@@ -205,7 +205,7 @@ class InternalHandler(Handler):
         status = self.store.get(user, server)
         if status is None:
             raise web.HTTPError(404, "This server is not known")
-        self.write(status.to_json())
+        self.write(status.as_of(time.time()).to_json())
 
     def post(self, user: str, server: str) -> None:
         """Begin anew."""
@@ -225,6 +225,8 @@ class PersonHandler(HubOAuthenticated, Handler):
         person = self.current_user
         everybody = BOARD_SCOPE in person.get("scopes", [])
         servers = self.store.all() if everybody else self.store.of_user(person["name"])
+        now = time.time()
+        servers = [status.as_of(now) for status in servers]
         running = await self.hub.running()
         if running is not None:
             servers = [status for status in servers if (status.user, status.server) in running]

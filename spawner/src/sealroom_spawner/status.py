@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 from urllib.parse import quote
@@ -24,6 +24,9 @@ class Stage(StrEnum):
 
 PERCENT = {Stage.STARTING: 20, Stage.EVIDENCE: 60, Stage.VERIFIED: 90, Stage.REFUSED: 90}
 """How far a stage is on the progress bar."""
+
+EXPIRED = "The last proof is too old, and the server has not given a new one."
+"""What is said of a server whose result ended."""
 
 FINAL = (Stage.VERIFIED, Stage.REFUSED)
 
@@ -59,6 +62,18 @@ class ServerStatus:
     environment: str = ""
     at: float = 0.0
     events: tuple[Event, ...] = field(default=())
+    until: float = 0.0
+    """When the verified result ends, in seconds since the epoch; 0 if there is none."""
+
+    def as_of(self, now: float) -> ServerStatus:
+        """Return what holds at a time: a result past its end proves nothing any more.
+
+        Args:
+            now: Seconds since the epoch.
+        """
+        if self.tier == "none" or self.until > now:
+            return self
+        return replace(self, tier="none", sentence=EXPIRED)
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads, and what the pages and the spawner's state hold."""
@@ -70,6 +85,7 @@ class ServerStatus:
             "sentence": self.sentence,
             "environment": self.environment,
             "at": self.at,
+            "until": self.until,
             "events": [event.to_json() for event in self.events],
         }
 
@@ -85,6 +101,7 @@ class ServerStatus:
             environment=value["environment"],
             at=value["at"],
             events=tuple(Event.from_json(event) for event in value["events"]),
+            until=float(value.get("until", 0.0)),
         )
 
 

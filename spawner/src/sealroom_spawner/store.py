@@ -16,7 +16,7 @@ MAX_EVENTS = 200
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS servers (
     user TEXT NOT NULL, server TEXT NOT NULL, stage TEXT NOT NULL, tier TEXT NOT NULL, sentence TEXT NOT NULL,
-    environment TEXT NOT NULL, key TEXT NOT NULL, at REAL NOT NULL,
+    environment TEXT NOT NULL, key TEXT NOT NULL, at REAL NOT NULL, until REAL NOT NULL DEFAULT 0,
     PRIMARY KEY (user, server)
 );
 CREATE TABLE IF NOT EXISTS events (
@@ -25,6 +25,10 @@ CREATE TABLE IF NOT EXISTS events (
 );
 CREATE INDEX IF NOT EXISTS events_of_server ON events (user, server);
 """
+_INSERT = (
+    "INSERT OR REPLACE INTO servers (user, server, stage, tier, sentence, environment, key, at, until) "
+    "VALUES (?,?,?,?,?,?,?,?,?)"
+)
 
 
 class Store:
@@ -39,6 +43,10 @@ class Store:
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=FULL")
         self._connection.executescript(_SCHEMA)
+        columns = {row[1] for row in self._connection.execute("PRAGMA table_info(servers)")}
+        if "until" not in columns:
+            # Made by a version whose results had no end.
+            self._connection.execute("ALTER TABLE servers ADD COLUMN until REAL NOT NULL DEFAULT 0")
         path.chmod(0o600)
 
     def close(self) -> None:
@@ -50,14 +58,23 @@ class Store:
         with self._transaction():
             self._connection.execute("DELETE FROM events WHERE user=? AND server=?", (user, server))
             self._connection.execute(
-                "INSERT OR REPLACE INTO servers VALUES (?,?,?,?,?,?,?,?)",
-                (user, server, Stage.STARTING, "none", "The server is starting.", "", "", at),
+                _INSERT,
+                (user, server, Stage.STARTING, "none", "The server is starting.", "", "", at, 0.0),
             )
         status = self.get(user, server)
         assert status is not None  # noqa: S101 - written above
         return status
 
-    def record(self, user: str, server: str, event: Event, *, environment: str = "", key: str = "") -> None:
+    def record(
+        self,
+        user: str,
+        server: str,
+        event: Event,
+        *,
+        environment: str = "",
+        key: str = "",
+        until: float = 0.0,
+    ) -> None:
         """Write down what happened.
 
         Args:
@@ -66,11 +83,12 @@ class Store:
             event: What happened.
             environment: The environment's name, where the event proved it.
             key: Thumbprint of the attested key, where the event proved one.
+            until: When what the event proved ends, in seconds since the epoch; 0 if it proved nothing.
         """
         with self._transaction():
             self._connection.execute(
-                "INSERT OR REPLACE INTO servers VALUES (?,?,?,?,?,?,?,?)",
-                (user, server, event.stage, event.tier, event.sentence, environment, key, event.at),
+                _INSERT,
+                (user, server, event.stage, event.tier, event.sentence, environment, key, event.at, until),
             )
             self._connection.execute(
                 "INSERT INTO events (user, server, stage, tier, sentence, at) VALUES (?,?,?,?,?,?)",
@@ -121,7 +139,7 @@ class Store:
         return row
 
     def _servers(self, where: str, *values: object) -> list[ServerStatus]:
-        columns = "user, server, stage, tier, sentence, environment, at"
+        columns = "user, server, stage, tier, sentence, environment, at, until"
         rows = self._connection.execute(
             f"SELECT {columns} FROM servers {where} ORDER BY user, server",  # noqa: S608 - constants above
             values,
@@ -129,10 +147,18 @@ class Store:
         return [self._status(*row) for row in rows]
 
     def _status(
-        self, user: str, server: str, stage: str, tier: str, sentence: str, environment: str, at: float
+        self,
+        user: str,
+        server: str,
+        stage: str,
+        tier: str,
+        sentence: str,
+        environment: str,
+        at: float,
+        until: float,
     ) -> ServerStatus:
         events = self._events(user, server)
-        return ServerStatus(user, server, Stage(stage), tier, sentence, environment, at, events)
+        return ServerStatus(user, server, Stage(stage), tier, sentence, environment, at, events, until)
 
     def _events(self, user: str, server: str) -> tuple[Event, ...]:
         rows = self._connection.execute(

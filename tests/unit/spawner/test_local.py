@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -58,7 +59,8 @@ def seen(state: Path, user: str = "alice") -> dict[str, Any]:
 def prove(store: Store, tier: str = "simulated", user: str = "alice") -> None:
     """Let the service know that a server has proven itself."""
     store.record(user, "", Event(Stage.EVIDENCE, "Evidence.", "none", 1.0))
-    store.record(user, "", Event(Stage.VERIFIED, "It is so.", tier, 2.0), environment="simulated-cpu")
+    event = Event(Stage.VERIFIED, "It is so.", tier, 2.0)
+    store.record(user, "", event, environment="simulated-cpu", until=time.time() + 3600)
 
 
 async def start_proven(spawner: SealedLocalSpawner, state: Path, store: Store) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sqlite3
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,14 @@ from typing import Any
 import pytest
 from sealroom.errors import NetworkError, SignatureError
 from sealroom_spawner.results import Result, ResultVerifier
-from sealroom_spawner.status import Event, ServerStatus, Stage, StatusClient
+from sealroom_spawner.status import EXPIRED, Event, ServerStatus, Stage, StatusClient
 from sealroom_spawner.store import MAX_EVENTS, Store
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 from tornado.web import Application, RequestHandler
 
 from .conftest import SERVICE_TOKEN, FakeHub, FakeVerifier, Serve
 
-SIMULATED = Result("simulated", "simulated-cpu", "key-1")
+SIMULATED = Result("simulated", "simulated-cpu", "key-1", until=time.time() + 3600)
 
 
 async def say(url: str, token: str, body: Any, *, server: str = "") -> HTTPResponse:
@@ -71,6 +72,40 @@ async def test_a_result_that_does_not_verify_proves_nothing(
     assert status is not None
     assert (status.stage, status.tier) == (Stage.REFUSED, "none")
     assert "does not verify" in status.sentence
+
+
+async def test_a_result_past_its_end_proves_nothing(
+    status_url: str, hub: FakeHub, store: Store, verifier: FakeVerifier
+) -> None:
+    verifier.results["ear"] = dataclasses.replace(SIMULATED, until=time.time() - 1)
+    await say(status_url, hub.server_token("alice"), event("verified", token="ear"))
+    status = await StatusClient(status_url, SERVICE_TOKEN).get("alice", "")
+    assert (status.tier, status.sentence) == ("none", EXPIRED)
+
+
+def test_a_result_holds_until_its_end_and_no_longer() -> None:
+    status = ServerStatus("alice", "", Stage.VERIFIED, "simulated", "s", until=100.0)
+    assert status.as_of(99.9) == status
+    assert status.as_of(100.0).tier == "none"
+
+
+def test_a_result_without_an_end_proves_nothing() -> None:
+    assert ServerStatus("alice", "", Stage.VERIFIED, "affirming", "s").as_of(1.0).tier == "none"
+
+
+def test_a_memory_without_ends_is_taken_over(tmp_path: Path) -> None:
+    old = sqlite3.connect(tmp_path / "s.sqlite")
+    old.execute(
+        "CREATE TABLE servers (user TEXT NOT NULL, server TEXT NOT NULL, stage TEXT NOT NULL, "
+        "tier TEXT NOT NULL, sentence TEXT NOT NULL, environment TEXT NOT NULL, key TEXT NOT NULL, at REAL NOT NULL, "
+        "PRIMARY KEY (user, server))"
+    )
+    old.execute("INSERT INTO servers VALUES ('alice', '', 'verified', 'simulated', 's', 'e', 'k', 1.0)")
+    old.commit()
+    old.close()
+    store = Store(tmp_path / "s.sqlite")
+    assert [(status.user, status.as_of(2.0).tier) for status in store.all()] == [("alice", "none")]
+    store.close()
 
 
 async def test_another_servers_result_proves_nothing(
@@ -304,6 +339,35 @@ async def test_a_token_that_nobody_signed_is_refused(serve: Serve) -> None:
         with pytest.raises(Error):
             await verifier.verify("e30.e30.e30")
     assert len(asked) == 1
+
+
+async def test_a_new_key_of_the_brokers_is_asked_for_at_once(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from sealroom import testing
+    from sealroom.appraisal import NO_EXPECTATION, Policy, appraise, ear, keys
+
+    old, new = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    published = [old]
+
+    class Jwks(RequestHandler):
+        def get(self) -> None:
+            self.write(ear.jwks({keys.thumbprint(k.public_key()): k.public_key() for k in published}))
+
+    result = appraise(testing.verified_evidence(), environment=NO_EXPECTATION, policy=Policy.strict())
+
+    def token(key: ec.EllipticCurvePrivateKey) -> str:
+        return ear.issue(
+            result, key=key, kid=keys.thumbprint(key.public_key()), issuer="broker", nonce="n", tee_pubkey={},
+            lifetime=timedelta(minutes=5), at=datetime.now(UTC),
+        )  # fmt: skip
+
+    monkeypatch.setattr("sealroom_spawner.results.JWKS_PAUSE", 0.0)
+    verifier = ResultVerifier(await serve(Application([("/kbs/v0/sealroom/jwks", Jwks)])))
+    assert (await verifier.verify(token(old))).until > time.time()
+    published.append(new)
+    assert (await verifier.verify(token(new))).tier == (await verifier.verify(token(old))).tier
 
 
 async def test_a_genuine_result_is_not_believed_where_all_processors_are_simulated(serve: Serve) -> None:
