@@ -97,8 +97,8 @@ def test_a_memory_without_ends_is_taken_over(tmp_path: Path) -> None:
     old = sqlite3.connect(tmp_path / "s.sqlite")
     old.execute(
         "CREATE TABLE servers (user TEXT NOT NULL, server TEXT NOT NULL, stage TEXT NOT NULL, "
-        "tier TEXT NOT NULL, sentence TEXT NOT NULL, environment TEXT NOT NULL, key TEXT NOT NULL, at REAL NOT NULL, "
-        "PRIMARY KEY (user, server))"
+        "tier TEXT NOT NULL, sentence TEXT NOT NULL, environment TEXT NOT NULL, "
+        "key TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (user, server))"
     )
     old.execute("INSERT INTO servers VALUES ('alice', '', 'verified', 'simulated', 's', 'e', 'k', 1.0)")
     old.commit()
