@@ -7,8 +7,10 @@ covered by nothing.
 
 Invariants:
 
-- REPORT_DATA of the report in a bundle is `report_data_for(nonce)`; a verifier compares it with its own
-  nonce.
+- REPORT_DATA of the report in a bundle is `report_data_for(nonce, devices)`; a verifier compares it with its
+  own nonce. So the processor's report covers the devices' evidence, and no evidence without devices can be
+  passed off as one with devices: the prefixes differ.
+- Each device answers `device_nonce_for(nonce)`.
 - Unknown members are refused: a bundle is ours to define.
 """
 
@@ -26,18 +28,36 @@ from sealroom.errors import FormatError
 
 FORMAT: Final = "sealroom-evidence/1"
 """Value of the member `format`."""
-MAX_BUNDLE: Final = 1 << 20
+MAX_BUNDLE: Final = 1 << 21
 """Longest bundle in bytes; one with a chain of three certificates has about 10 KiB."""
 NONCE_SIZES: Final = range(16, 65)
 """Lengths that a nonce may have in bytes."""
-_MEMBERS: Final = {"format", "tee", "nonce", "report", "certificates", "runtime_data", "provider", "created"}
+MAX_DEVICES: Final = 1 << 20
+"""Longest text of devices' evidence in bytes; that of eight GPUs has about 100 KiB."""
 _REQUIRED: Final = {"format", "tee", "nonce", "report", "certificates"}
+_MEMBERS: Final = _REQUIRED | {"additional_evidence", "runtime_data", "provider", "created"}
 _CHECK: Final = "snp.bundle.format"
 
 
-def report_data_for(nonce: bytes) -> bytes:
-    """Return the REPORT_DATA that answers a nonce: SHA-512 of the format name, a zero byte and the nonce."""
-    return hashlib.sha512(FORMAT.encode() + b"\0" + nonce).digest()
+def report_data_for(nonce: bytes, devices: str = "") -> bytes:
+    """Return the REPORT_DATA that answers a nonce and covers the evidence of devices.
+
+    Without devices it is SHA-512 of the format's name, a zero byte and the nonce. With devices it is SHA-512
+    of the format's name, `+devices`, a zero byte, the SHA-384 of their evidence, and the nonce.
+
+    Args:
+        nonce: 16 to 64 bytes.
+        devices: The devices' evidence, as the text that is in the bundle.
+    """
+    if not devices:
+        return hashlib.sha512(FORMAT.encode() + b"\0" + nonce).digest()
+    covered = hashlib.sha384(devices.encode("ascii")).digest()
+    return hashlib.sha512(FORMAT.encode() + b"+devices\0" + covered + nonce).digest()
+
+
+def device_nonce_for(nonce: bytes) -> bytes:
+    """Return the 32 bytes that each device answers: SHA-256 of the format's name, `+device`, zero, nonce."""
+    return hashlib.sha256(FORMAT.encode() + b"+device\0" + nonce).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +70,8 @@ class EvidenceBundle:
     """The bytes of the SNP report."""
     certificates: Mapping[str, bytes]
     """Certificates in DER by kind: VCEK or VLEK, ASK, ARK."""
+    devices: str = ""
+    """Evidence of devices (member `additional_evidence`), as the key broker protocol carries it; or empty."""
     runtime_data: Mapping[str, Any] = field(default_factory=dict)
     """What the server says about itself; covered by nothing."""
     provider: str = ""
@@ -95,6 +117,7 @@ class EvidenceBundle:
             certificates={
                 kind: _base64(value, f"certificates.{kind}") for kind, value in certificates.items()
             },
+            devices=_devices(document.get("additional_evidence", "")),
             runtime_data=runtime_data,
             provider=_text(document.get("provider", ""), "provider"),
             created=_text(document.get("created", ""), "created"),
@@ -110,6 +133,7 @@ class EvidenceBundle:
             "certificates": {
                 kind: base64.b64encode(value).decode() for kind, value in self.certificates.items()
             },
+            **({"additional_evidence": self.devices} if self.devices else {}),
             "runtime_data": dict(self.runtime_data),
             "provider": self.provider,
             "created": self.created,
@@ -125,6 +149,15 @@ def _text(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise _bad(f"{name} is no string.", name)
     return value
+
+
+def _devices(value: object) -> str:
+    devices = _text(value, "additional_evidence")
+    if len(devices) > MAX_DEVICES or not devices.isascii():
+        raise _bad(
+            f"additional_evidence is no ASCII text of at most {MAX_DEVICES} bytes.", "additional_evidence"
+        )
+    return devices
 
 
 def _nonce(value: object) -> bytes:

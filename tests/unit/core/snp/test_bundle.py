@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sealroom.errors import FormatError
-from sealroom.snp.bundle import MAX_BUNDLE, EvidenceBundle, report_data_for
+from sealroom.snp.bundle import MAX_BUNDLE, MAX_DEVICES, EvidenceBundle, device_nonce_for, report_data_for
 
 GOOD = EvidenceBundle(
     nonce=bytes(range(32)),
@@ -31,6 +32,36 @@ def test_the_nonce_is_bound_by_its_digest() -> None:
     nonce = b"n" * 16
 
     assert report_data_for(nonce) == hashlib.sha512(b"sealroom-evidence/1\0" + nonce).digest()
+
+
+def test_the_devices_evidence_is_bound_with_the_nonce() -> None:
+    nonce, devices = b"n" * 16, '{"nvidia":{}}'
+    covered = hashlib.sha384(devices.encode()).digest()
+
+    bound = hashlib.sha512(b"sealroom-evidence/1+devices\0" + covered + nonce).digest()
+
+    assert report_data_for(nonce, devices) == bound
+
+
+def test_no_nonce_stands_for_devices() -> None:
+    nonce, devices = b"n" * 16, '{"nvidia":{}}'
+    covered = hashlib.sha384(devices.encode()).digest()
+
+    # Whoever may choose a nonce chooses what would follow the other prefix.
+    assert report_data_for(covered + nonce) != report_data_for(nonce, devices)
+
+
+def test_devices_answer_a_nonce_of_their_own() -> None:
+    nonce = b"n" * 16
+
+    assert device_nonce_for(nonce) == hashlib.sha256(b"sealroom-evidence/1+device\0" + nonce).digest()
+
+
+def test_bundles_with_devices_come_back() -> None:
+    with_devices = dataclasses.replace(GOOD, devices='{"nvidia":{"device_evidence_list":[]}}')
+
+    assert EvidenceBundle.from_json(with_devices.to_json()) == with_devices
+    assert b"additional_evidence" not in GOOD.to_json()
 
 
 def changed(**changes: Any) -> bytes:
@@ -57,6 +88,9 @@ REFUSED = {
     "report that is no base64": changed(report="!"),
     "report with a line break": changed(report="cmVw\nb3J0"),
     "no report": changed(report=None),
+    "devices that are no text": changed(additional_evidence={}),
+    "devices beyond ASCII": changed(additional_evidence="\u00e9"),
+    "too many devices": changed(additional_evidence="x" * (MAX_DEVICES + 1)),
     "certificates that are a list": changed(certificates=[]),
     "certificate that is a number": changed(certificates={"VCEK": 1}),
     "runtime data that is a list": changed(runtime_data=[1]),
