@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Compare a device's measurements with reference manifests.
+
+The rules are those of NVIDIA's open verifiers (NVIDIA/nvtrust, local_gpu_verifier, verifier/measurements;
+NVIDIA/attestation-sdk, measurements; google/go-nvattest-tools):
+
+- the reference values are the active ones of the driver's and the VBIOS's manifests together; an index that
+  is active in both is an error;
+- index i of a manifest is compared with measurement block i + 1; any of the alternatives may match;
+- index 35 is passed over while the video decoder 0 is off;
+- blocks without a reference value are passed over; a reference value without a block is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from sealroom.checks import CheckResult, Outcome
+from sealroom.nvidia.rim import Kind, VerifiedRim
+from sealroom.nvidia.verify import VerifiedDevice
+
+NVDEC0_INDEX: Final = 35
+REISSUED_INDICES: Final = frozenset({9})
+"""Indices for which NVIDIA issued other values under one VBIOS version (NVIDIA/nvtrust 60, 90, 132)."""
+_NAMES: Final[dict[Kind, str]] = {"driver": "driver", "vbios": "VBIOS"}
+
+
+def rim_ids(device: VerifiedDevice) -> tuple[str, str]:
+    """Return the ids at NVIDIA's RIM service of the driver's and the VBIOS's manifest.
+
+    A switch has no driver of its own; the first is empty then.
+    """
+    report = device.report
+    version = report.vbios_version.replace(".", "")
+    if device.is_switch:
+        parts = (report.project, report.project_sku, report.chip_sku, version)
+        return "", "NV_SWITCH_BIOS_" + "_".join(parts)
+    if report.chip_info:
+        driver = f"NV_GPU_CC_DRIVER_{report.chip_info}_{report.driver_version}"
+    elif device.chip.startswith("GH"):
+        driver = f"NV_GPU_DRIVER_GH100_{report.driver_version}"
+    else:
+        driver = f"NV_GPU_CC_DRIVER_{device.chip}_{report.driver_version}"
+    parts = (report.project, report.project_sku, report.chip_sku, version)
+    return driver, "NV_GPU_VBIOS_" + "_".join(part.upper() for part in parts)
+
+
+def compare(device: VerifiedDevice, rims: Sequence[VerifiedRim]) -> tuple[CheckResult, ...]:
+    """Compare a device with manifests.
+
+    Args:
+        device: A verified device.
+        rims: Verified manifests; those of other versions than the device's are named and not used.
+
+    Returns:
+        A result for each of `nvidia.rim.present`, `nvidia.rim.version`, `nvidia.rim.roots`,
+        `nvidia.rim.collision`, `nvidia.measurement.count`, `nvidia.measurement.values` and
+        `nvidia.measurement.reissued`. Nothing is raised: what does not fit is a failed result.
+    """
+    versions: dict[Kind, str] = {"driver": device.report.driver_version, "vbios": device.report.vbios_version}
+    if device.is_switch:
+        del versions["driver"]
+    chosen = {
+        kind: [rim for rim in rims if rim.kind == kind and rim.version == version]
+        for kind, version in versions.items()
+    }
+    results = [_version(rims, versions), _roots(device, rims)]
+    missing = [
+        f"{_NAMES[kind]} {versions[kind] or 'of no version'}" for kind, found in chosen.items() if not found
+    ]
+    ids = [one for one in rim_ids(device) if one]
+    if missing:
+        results.append(
+            CheckResult(
+                "nvidia.rim.present",
+                Outcome.FAILED if rims else Outcome.NOT_ASKED,
+                f"no reference manifest for {' and '.join(missing)}; the RIM service knows them as "
+                f"{', '.join(ids)}",
+            )
+        )
+    else:
+        used = ", ".join(rim.rim_id for found in chosen.values() for rim in found)
+        results.append(CheckResult("nvidia.rim.present", Outcome.PASSED, used))
+    results += _compare(device, [rim for found in chosen.values() for rim in found], complete=not missing)
+    return tuple(results)
+
+
+def _version(rims: Sequence[VerifiedRim], versions: dict[Kind, str]) -> CheckResult:
+    check = "nvidia.rim.version"
+    if not rims:
+        return CheckResult(check, Outcome.NOT_ASKED, "no reference manifest was given")
+    strange = [rim for rim in rims if rim.version != versions.get(rim.kind)]
+    if strange:
+        rim = strange[0]
+        has = versions.get(rim.kind)
+        said = (
+            f"the device has {_NAMES[rim.kind]} {has}" if has else f"the device names no {_NAMES[rim.kind]}"
+        )
+        return CheckResult(check, Outcome.FAILED, f"{rim.rim_id} is for another version: {said}")
+    return CheckResult(check, Outcome.PASSED, ", ".join(f"{_NAMES[rim.kind]} {rim.version}" for rim in rims))
+
+
+def _roots(device: VerifiedDevice, rims: Sequence[VerifiedRim]) -> CheckResult:
+    check = "nvidia.rim.roots"
+    if not rims:
+        return CheckResult(check, Outcome.NOT_ASKED, "no reference manifest was given")
+    if any(rim.simulated != device.simulated for rim in rims):
+        return CheckResult(
+            check, Outcome.FAILED, "device and manifest: one is real and the other is simulated"
+        )
+    return CheckResult(check, Outcome.PASSED, "device and manifests were verified under the same trust")
+
+
+def _compare(device: VerifiedDevice, rims: Sequence[VerifiedRim], *, complete: bool) -> Iterable[CheckResult]:
+    checks = ("nvidia.rim.collision", "nvidia.measurement.count", "nvidia.measurement.values")
+    reissued = "nvidia.measurement.reissued"
+    if not rims:
+        return [
+            CheckResult(one, Outcome.NOT_ASKED, "there is no reference manifest")
+            for one in (*checks, reissued)
+        ]
+    golden: dict[int, VerifiedRim] = {}
+    twice: list[int] = []
+    for rim in rims:
+        for index in rim.measurements:
+            # The same manifest may be given twice; two of one version are two opinions.
+            if index in golden and golden[index].sha256 != rim.sha256:
+                twice.append(index)
+            golden[index] = rim
+    if twice:
+        names = " and ".join(rim.rim_id for rim in rims)
+        return [
+            CheckResult(checks[0], Outcome.FAILED, f"index {min(twice)} is active in both {names}"),
+            *(
+                CheckResult(one, Outcome.NOT_ASKED, "the manifests contradict each other")
+                for one in (*checks[1:], reissued)
+            ),
+        ]
+    results = [CheckResult(checks[0], Outcome.PASSED, "no index is active in two manifests")]
+    measured = device.report.measurements
+    beyond = [index for index in golden if index >= len(measured)]
+    if beyond:
+        return [
+            *results,
+            CheckResult(
+                checks[1],
+                Outcome.FAILED,
+                f"index {min(beyond)} of {golden[min(beyond)].rim_id} has no measurement; the report has "
+                f"{len(measured)}",
+            ),
+            *(
+                CheckResult(one, Outcome.NOT_ASKED, "a measurement is missing")
+                for one in (checks[2], reissued)
+            ),
+        ]
+    results.append(
+        CheckResult(
+            checks[1], Outcome.PASSED, f"{len(measured)} measurements, {len(golden)} reference values"
+        )
+    )
+    return [*results, *_values(device, golden, complete=complete)]
+
+
+def _values(
+    device: VerifiedDevice, golden: dict[int, VerifiedRim], *, complete: bool
+) -> Iterable[CheckResult]:
+    check, reissued = "nvidia.measurement.values", "nvidia.measurement.reissued"
+    passed_over = {NVDEC0_INDEX} & set(golden) if device.report.nvdec0_disabled else set()
+    compared = sorted(set(golden) - passed_over)
+    measured = device.report.measurements
+    wrong = [index for index in compared if measured[index] not in golden[index].measurements[index]]
+    others = [index for index in wrong if index not in REISSUED_INDICES]
+    again = [index for index in wrong if index in REISSUED_INDICES]
+    detail = f"{len(compared) - len(wrong)} of {len(compared)} compared values are equal"
+    if passed_over:
+        detail += "; index 35 passed over, the video decoder 0 is off"
+    if wrong:
+        sources = "; ".join(
+            f"index {index}: measured {measured[index].hex()[:16]}…, not in {golden[index].rim_id}"
+            for index in wrong[:4]
+        )
+        yield CheckResult(check, Outcome.FAILED, f"{detail}. {sources}{' …' if len(wrong) > 4 else ''}")
+    elif complete:
+        yield CheckResult(check, Outcome.PASSED, detail)
+    else:
+        yield CheckResult(check, Outcome.NOT_ASKED, f"{detail}, but a manifest is missing")
+    if again and not others:
+        index = again[0]
+        yield CheckResult(
+            reissued,
+            Outcome.FAILED,
+            f"only index {index} differs from {golden[index].rim_id}, and NVIDIA has issued manifests of one "
+            f"version with several values there: fetch it anew and compare again",
+        )
+    elif wrong:
+        yield CheckResult(reissued, Outcome.NOT_ASKED, "other indices differ too")
+    else:
+        yield CheckResult(reissued, Outcome.PASSED, "no sign of a manifest that was issued again")
