@@ -23,6 +23,8 @@ from sealroom.nvidia.verify import VerifiedDevice
 NVDEC0_INDEX: Final = 35
 REISSUED_INDICES: Final = frozenset({9})
 """Indices for which NVIDIA issued other values under one VBIOS version (NVIDIA/nvtrust 60, 90, 132)."""
+_SWITCH_BOARD: Final = ["5612", "0002", "890"]
+"""Project, project SKU and chip SKU of the LS10 switch in NVIDIA's manifest ids."""
 _NAMES: Final[dict[Kind, str]] = {"driver": "driver", "vbios": "VBIOS"}
 
 
@@ -34,8 +36,9 @@ def rim_ids(device: VerifiedDevice) -> tuple[str, str]:
     report = device.report
     version = report.vbios_version.replace(".", "")
     if device.is_switch:
-        parts = (report.project, report.project_sku, report.chip_sku, version)
-        return "", "NV_SWITCH_BIOS_" + "_".join(parts)
+        # A switch's report names no board: the service has one kind of it (NVIDIA/attestation-sdk, switch).
+        parts = [report.project, report.project_sku, report.chip_sku]
+        return "", "NV_SWITCH_BIOS_" + "_".join([*(parts if all(parts) else _SWITCH_BOARD), version])
     if report.chip_info:
         driver = f"NV_GPU_CC_DRIVER_{report.chip_info}_{report.driver_version}"
     elif device.chip.startswith("GH"):
