@@ -12,8 +12,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from sealroom import appraisal, snp
-from sealroom.snp import Check
+from sealroom import appraisal, nvidia, snp
+from sealroom.checks import Check
 from sealroom.snp._catalogue import GROUPS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "checks.md"
@@ -21,6 +21,7 @@ APPRAISAL_GROUPS = {
     "root": "Which processor",
     "environment": "The environment that should run",
     "policy": "The appraisal policy",
+    "gpu": "GPUs and NVSwitches",
 }
 HEAD = """\
 <!-- Written by tools/checks_reference.py from the code. Do not edit. -->
@@ -35,11 +36,17 @@ whether authentic evidence is acceptable and makes every check. A check for whic
 "not asked", never "passed".
 """
 VERIFICATION = """
-## Verification: is it authentic?
+## Verification of a processor's report: is it authentic?
 
 Documents: AMD 56860 is the SEV Secure Nested Paging Firmware ABI Specification, AMD 57230 the Versioned Chip
 Endorsement Key (VCEK) Certificate and KDS Interface Specification, AMD 56421 the SEV-ES Guest-Hypervisor
 Communication Block Standardization.
+"""
+DEVICES = """
+## Verification of GPUs and switches: are they authentic, and what runs on them?
+
+A report is authentic without reference manifests. Where some are given, the measurements are compared with
+them. Documents: DMTF DSP0274 is the Security Protocol and Data Model (SPDM) Specification.
 """
 APPRAISAL = """
 ## Appraisal: is it acceptable?
@@ -52,6 +59,10 @@ def render() -> str:
     for group, heading in GROUPS.items():
         parts.append(f"\n### {heading.title}\n")
         parts += [_entry(check) for check in _of(snp.CHECKS.values(), group)]
+    parts.append(DEVICES)
+    for group, title in nvidia.GROUPS.items():
+        parts.append(f"\n### {title}\n")
+        parts += [_entry(check) for check in _of(nvidia.CHECKS.values(), group)]
     parts.append(APPRAISAL)
     for group, title in APPRAISAL_GROUPS.items():
         parts.append(f"\n### {title}\n")
@@ -76,7 +87,8 @@ def _entry(check: Check) -> str:
 
 def _covered(page: str) -> None:
     """Refuse a page that leaves a check out, because its group has no heading."""
-    missing = [check for check in (*snp.CHECKS, *appraisal.CHECKS) if f"#### `{check}`" not in page]
+    every = (*snp.CHECKS, *nvidia.CHECKS, *appraisal.CHECKS)
+    missing = [check for check in every if f"#### `{check}`" not in page]
     if missing:
         sys.exit(f"No heading for the group of {', '.join(missing)}.")
 

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -82,11 +82,13 @@ class BrokerProcess:
     config: Path
     port: int = 0
     token: str = ""
+    scheme: str = "http"
+    name: str = "broker"
     process: subprocess.Popen[bytes] | None = None
     environment: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def prepare(cls, folder: Path, hub: Hub) -> BrokerProcess:
+    def prepare(cls, folder: Path, hub: Hub, *, postgresql: str = "") -> BrokerProcess:
         """Make a state, as `sealroom-broker init` does."""
         environments = folder / "environments"
         environments.mkdir()
@@ -101,27 +103,46 @@ class BrokerProcess:
             environments=[environments],
             publishers=[environments / "publisher.pub.pem"],
             hub_api_url=hub.api_url,
+            postgresql=postgresql,
         )
         config = initialise(folder / "broker", plan)
-        store = Store(load_config(config).database)
+        store = Store.of(load_config(config))
         token = add_token(store, "owner", utc_now())
         store.close()
         return cls(folder, config, token=token)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
+
+    def settings(self, text: str) -> None:
+        """Add lines to the configuration: keys of the top, then sections."""
+        top, _, sections = f"\n{text}".partition("\n[")
+        lines = self.config.read_text()
+        self.config.write_text(f"{top}\n{lines}" + (f"\n[{sections}" if sections else ""))
 
     @property
     def log(self) -> Path:
-        return self.folder / "broker.log"
+        return self.folder / f"{self.name}.log"
 
-    def start(self, *, environ: Mapping[str, str] | None = None) -> None:
-        """Start on a free port, or on the one that it had before."""
+    def second(self) -> BrokerProcess:
+        """Return another process of the same broker, not started."""
+        return replace(self, port=0, process=None, name=f"{self.name}-2")
+
+    def start(self, *, environ: Mapping[str, str] | None = None, program: Sequence[str] = ()) -> None:
+        """Start on a free port, or on the one that it had before.
+
+        Args:
+            environ: More environment variables.
+            program: What to run in place of the broker's own program.
+        """
         with self.log.open("ab") as log:
             seen = log.tell()
             self.process = subprocess.Popen(
-                command("serve", "--config", self.config, "--listen", f"127.0.0.1:{self.port}"),
+                [
+                    *(program or command()),
+                    *("serve", "--config", str(self.config), "--listen", f"127.0.0.1:{self.port}"),
+                ],
                 stderr=log,
                 stdout=log,
                 env={**os.environ, **(environ or {})},
@@ -134,7 +155,7 @@ class BrokerProcess:
             assert self.process is not None
             text = self.log.read_bytes()[seen:].decode()
             if "Application startup complete" in text:
-                return int(text.partition("listens on http://127.0.0.1:")[2].split()[0])
+                return int(text.partition(f"listens on {self.scheme}://127.0.0.1:")[2].split()[0])
             assert self.process.poll() is None, text
             time.sleep(0.05)
         raise AssertionError("the broker did not start in time")

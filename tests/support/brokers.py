@@ -26,6 +26,7 @@ from sealroom.kbs.client import KbsClient
 from sealroom_broker.app import create_app
 from sealroom_broker.broker import Broker, open_broker
 from sealroom_broker.config import load_config
+from sealroom_broker.identity import Login, Presented
 from sealroom_broker.owners import add_token
 from sealroom_broker.problem import refused, unavailable
 from sealroom_broker.setup import Plan, initialise
@@ -67,12 +68,15 @@ class People:
     def __init__(self) -> None:
         self.reachable = True
 
-    def check(self, request: IdentityRequest) -> Person:
+    issuers = ("hub",)
+    visa_issuers: tuple[str, ...] = ()
+
+    def check(self, request: IdentityRequest, presented: Presented) -> Login:
         if not self.reachable:
             raise unavailable("person.unchecked", "The hub cannot be reached.")
         if request.token not in PEOPLE:
             raise refused("person.token", "The hub does not know this login.")
-        return PEOPLE[request.token]
+        return Login(PEOPLE[request.token])
 
     def close(self) -> None:
         pass
@@ -176,6 +180,8 @@ class World:
     people: People = field(default_factory=People)
     environment: Environment = field(default_factory=testing.environment)
     publisher: Ed25519PrivateKey = field(default_factory=generate_key)
+    postgresql: str = ""
+    """Address of its database; a SQLite file without it."""
     _open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def __post_init__(self) -> None:
@@ -189,6 +195,7 @@ class World:
             development_root=self.folder / "ark.pem",
             environments=[environments],
             publishers=[environments / "publisher.pub.pem"],
+            postgresql=self.postgresql,
         )
         self.config_path = initialise(self.folder / "broker", plan)
         self.broker = self.start()
@@ -261,10 +268,10 @@ def b64(data: bytes) -> str:
 
 
 @contextlib.contextmanager
-def world(folder: Path) -> Iterator[World]:
+def world(folder: Path, **settings: Any) -> Iterator[World]:
     """Open a world in a folder and close it at the end."""
     with start_blocking_portal() as portal:
-        made = World(folder, portal)
+        made = World(folder, portal, **settings)
         try:
             yield made
         finally:

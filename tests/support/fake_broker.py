@@ -39,6 +39,9 @@ class FakeBroker:
     answers: dict[str, Callable[[httpx.Request], httpx.Response]] = field(default_factory=dict)
     """Path -> what to answer instead."""
     calls: list[str] = field(default_factory=list)
+    covered: dict[str, Any] = field(default_factory=dict)
+    """What attestation results say that the evidence covers, instead of what it does."""
+    tokens: list[str] = field(default_factory=list)
     sessions: dict[str, Session] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -93,7 +96,9 @@ class FakeBroker:
             report[0x50:0x90], runtime.nonce, runtime.tee_pubkey, tee.additional_evidence, self.algorithm
         )
         session.key = dict(runtime.tee_pubkey)
-        return httpx.Response(200, json={"token": "ear.token.text"})
+        covered = {"nonce": runtime.nonce, "tee-pubkey": dict(runtime.tee_pubkey)}
+        self.tokens.append(result(covered | self.covered))
+        return httpx.Response(200, json={"token": self.tokens[-1]})
 
     def _call(
         self, path: str, request: httpx.Request, session: Session, key: dict[str, str]
@@ -121,6 +126,13 @@ class FakeBroker:
         if path.startswith("resource/"):
             return httpx.Response(200, json=encrypt(b"secret", key))
         return error(404, "NotFound", f"there is no {path}")
+
+
+def result(covered: object) -> str:
+    """Return an attestation result as a token; its signature is a text, as clients do not look at it."""
+    annotated = {"ear.veraison.annotated-evidence": {"runtime_data_claims": covered}}
+    claims = json.dumps({"submods": {"cpu0": annotated}}).encode()
+    return f"e30.{base64.urlsafe_b64encode(claims).decode().rstrip('=')}.ear-signature-secret"
 
 
 def dataset(name: str) -> dict[str, Any]:

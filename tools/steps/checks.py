@@ -31,6 +31,9 @@ def test(paths: Paths) -> None:
     """Run every test: the front end's, the spawner's on the older hub, and all others."""
     prepare(paths)
     _browser(paths)
+    _postgresql(paths)
+    if not _extra():  # A chosen test that needs them builds them.
+        _peers(paths)
     node = node_side.find_node(paths)
     failed = []
     say("Testing the front end")
@@ -89,6 +92,7 @@ def docs(paths: Paths) -> None:
 def bench(paths: Paths) -> None:
     """Measure, and print a table with the peer of each row measured in the same run."""
     prepare(paths)
+    _peers(paths)
     if not _passes(
         [paths.python, paths.clone / "tests" / "benchmarks" / "run.py"],
         cwd=paths.clone,
@@ -133,16 +137,20 @@ def _hub_5_passes(paths: Paths) -> bool:
     return _passes(command, cwd=paths.clone, env=_environment(paths))
 
 
+def _peers(paths: Paths) -> None:
+    """Build the verifiers that ours is compared with, as far as this machine has Go and Rust."""
+    say("Building the verifiers to compare with")
+    script = paths.clone / "tests" / "interop" / "peers.py"
+    run([paths.python, script], log=paths.logs / "peers.log", what="build the verifiers to compare with")
+
+
 def _browser(paths: Paths) -> None:
     """Get a browser for the tests: Debian's as root with apt, else the one that Playwright brings."""
     if shutil.which("chromium") or Path("/usr/bin/chromium").exists():
         return
     if os.geteuid() == 0 and shutil.which("apt-get"):
         say("Installing Chromium with apt")
-        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        run([*_APT, "update"], env=env, log=paths.logs / "apt.log", what="read the package lists with apt")
-        command = [*_APT, "install", "--no-install-recommends", "chromium", "fonts-dejavu-core"]
-        run(command, env=env, log=paths.logs / "apt.log", what="install Chromium with apt")
+        _install(paths, "Chromium", "chromium", "fonts-dejavu-core")
         return
     say("Installing Playwright's Chromium")
     run(
@@ -150,6 +158,24 @@ def _browser(paths: Paths) -> None:
         log=paths.logs / "playwright.log",
         what="install Playwright's browser",
     )
+
+
+def _postgresql(paths: Paths) -> None:
+    """Get a PostgreSQL server for the tests, as root with apt; without it those tests skip and say why."""
+    if shutil.which("postgres") or any(Path("/usr/lib/postgresql").glob("*/bin/postgres")):
+        return
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        say("Installing PostgreSQL with apt")
+        # Tests start servers of their own: the package's must not run. It is not started in runlevel 1.
+        _install(paths, "PostgreSQL", "postgresql", RUNLEVEL="1")
+
+
+def _install(paths: Paths, what: str, *packages: str, **more: str) -> None:
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", **more}
+    log = paths.logs / "apt.log"
+    run([*_APT, "update"], env=env, log=log, what="read the package lists with apt")
+    command = [*_APT, "install", "--no-install-recommends", *packages]
+    run(command, env=env, log=log, what=f"install {what} with apt")
 
 
 def _passes(command: Sequence[str | Path], *, cwd: Path, env: dict[str, str]) -> bool:

@@ -6,12 +6,28 @@ Invariants:
 - Nothing but `Error` leaves a verify, appraise, parse or release call, whatever the bytes.
 - Each error carries a stable machine `code` and a sentence for a person; `diagnostics()` adds what to do.
 - "Could not check" is a class of its own and never a pass.
+- The sentence is one printable line, also where it quotes what came from outside: control characters, which
+  a terminal would obey, and halves of characters, which cannot be written, are shown as escapes.
 - Misuse by the programmer stays `TypeError` or `RuntimeError`.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+MAX_MESSAGE: Final = 1000
+"""Longest sentence; one that quotes something longer is cut."""
+
+
+def one_line(text: str) -> str:
+    """Return a text as one printable line of at most `MAX_MESSAGE` characters."""
+    if len(text) > MAX_MESSAGE:
+        text = text[: MAX_MESSAGE - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
+    )
 
 
 class Error(Exception):
@@ -27,10 +43,11 @@ class Error(Exception):
     """Stable machine code of the class."""
 
     def __init__(self, message: str, *, advice: str = "", check: str = "") -> None:
+        message = one_line(message)
         super().__init__(message)
         self.message = message
         """One sentence that says what is wrong."""
-        self.advice = advice
+        self.advice = one_line(advice)
         """One sentence that says what to do; empty if there is nothing to be done."""
         self.check = check
         """Id of the failed check; empty if none."""
@@ -155,6 +172,12 @@ class NetworkError(Error):
     """A server cannot be reached or answered with something else than its protocol."""
 
     code = "network"
+
+
+class CollateralUnavailableError(NetworkError):
+    """A certificate, revocation list or reference value that is needed is not here and cannot be had now."""
+
+    code = "collateral_unavailable"
 
 
 class ConfigurationError(Error):

@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Appraise verified evidence.
 
-Plan: 1 the claims of verification are taken over; 2 the root; 3 the environment; 4 the policy; 5 the vector
-and the tier follow from the claims. All claims are made, none stops another.
+Plan, for the processor: 1 the claims of verification are taken over; 2 the root; 3 the environment; 4 the
+policy; 5 the vector and the tier follow from the claims. The devices follow (`sealroom.appraisal.gpu`). All
+claims are made, none stops another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import assert_never
 
-from sealroom.appraisal.checks import CHECKS
-from sealroom.appraisal.evidence import VerifiedEvidence
+from sealroom.appraisal import claims as make
+from sealroom.appraisal.checks import CHECKS, DEVICE_CHECKS
+from sealroom.appraisal.claims import accepted, failed, judge, not_checked, passed
+from sealroom.appraisal.evidence import DevicesAlone, VerifiedEvidence, VerifiedGpu
 from sealroom.appraisal.expectation import NoExpectation, ReferenceValues, SupportsReferenceValues
-from sealroom.appraisal.policy import GRAVE, RELAXATIONS, Policy
+from sealroom.appraisal.gpu import GpuAssessment
+from sealroom.appraisal.policy import GRAVE, Policy
 from sealroom.appraisal.result import (
     AttestationResult,
     Claim,
@@ -25,19 +28,26 @@ from sealroom.appraisal.result import (
     Tier,
     Trustworthiness,
 )
-from sealroom.snp import CHECKS as SNP_CHECKS
-from sealroom.snp import VMPL_HOST, CheckResult, Outcome, Report, TcbVersion, VerifiedReport
+from sealroom.snp import VMPL_HOST, Report, TcbVersion, VerifiedReport
 
-# Values of AR4SI (draft-ietf-rats-ar4si-06, section 2.3.4).
-APPROVED_CONFIGURATION, SAFE_CONFIGURATION, UNSAFE_CONFIGURATION, BAD_CONFIGURATION = 2, 3, 32, 96
-APPROVED_BOOT, UNRECOGNIZED_EXECUTABLES, BAD_EXECUTABLES = 3, 33, 96
-GENUINE_HARDWARE, BAD_HARDWARE, UNRECOGNIZED_HARDWARE = 2, 96, 97
-ENCRYPTED_MEMORY, ISOLATED_MEMORY, VISIBLE_MEMORY = 2, 32, 96
-
-_EXECUTABLES = frozenset({"appraisal.measurement"})
+_EXECUTABLES = frozenset({"appraisal.measurement", "appraisal.id_key", "appraisal.author_key"})
+_KEYS = ("id_key", "author_key")
 _HARDWARE = frozenset(
-    {"appraisal.minimum_tcb", "appraisal.product_line", "appraisal.tee", "appraisal.chip_id"}
+    {
+        "appraisal.root",
+        "appraisal.minimum_tcb",
+        "appraisal.product_line",
+        "appraisal.tee",
+        "appraisal.chip_id",
+    }
 )
+# Not every policy asks for these.
+_ON_DEMAND = {
+    "appraisal.rapl": "require_rapl_disabled",
+    "appraisal.alias_check": "require_alias_check",
+    "appraisal.ciphertext_hiding": "require_ciphertext_hiding",
+    "appraisal.smt": "require_smt_disabled",
+}
 
 Expectation = SupportsReferenceValues | ReferenceValues | NoExpectation | None
 
@@ -54,36 +64,48 @@ def appraise(evidence: VerifiedEvidence, *, environment: Expectation, policy: Po
         The result; a refusal is a result too, of tier `contraindicated`, and says why.
     """
     values = _reference_values(environment)
-    assessment = _Assessment(evidence.cpu, values, policy)
+    assessment = _Assessment(evidence, values, policy)
     claims = tuple(assessment.claims())
     vector = assessment.vector(claims)
     device = DeviceResult("cpu0", assessment.tier(claims, vector), vector, claims)
-    reference = None
-    if isinstance(values, ReferenceValues):
-        reference = EnvironmentReference(values.name, values.version, values.title, values.digest)
+    others = GpuAssessment(evidence, values, policy).results()
     return AttestationResult(
-        devices=(device,),
-        environment=reference,
+        devices=(device, *others),
+        environment=_environment_reference(values),
         policy=PolicyReference(policy.name, policy.version, policy.digest, policy.relaxations),
         at=evidence.cpu.at,
-        simulated=evidence.cpu.roots.simulated,
+        simulated=evidence.simulated,
     )
 
 
-def default_sentence(check: str, outcome: ClaimOutcome) -> str:
-    """Return the sentence that a claim has if nothing more special is to be said."""
-    known = CHECKS.get(check) or SNP_CHECKS.get(check)
-    if known is None:
-        return f"{check}: {outcome}."
-    match outcome:
-        case ClaimOutcome.PASSED:
-            return f"{known.title}: {known.meaning}"
-        case ClaimOutcome.FAILED:
-            return known.researcher
-        case ClaimOutcome.NOT_CHECKED:
-            return f"{known.title}: not checked."
-        case _:
-            assert_never(outcome)
+def appraise_devices(
+    devices: Sequence[VerifiedGpu], *, environment: Expectation, policy: Policy
+) -> AttestationResult:
+    """Appraise devices by themselves, which says nothing about a server that has them.
+
+    Args:
+        devices: Authentic devices, all verified as of one time; at least one.
+        environment: The environment that should run. None fails closed; `NO_EXPECTATION` judges policy alone.
+        policy: What is acceptable.
+
+    Returns:
+        A result without a processor: no relying party takes it for a server's.
+    """
+    values = _reference_values(environment)
+    alone = DevicesAlone(tuple(devices))
+    return AttestationResult(
+        devices=GpuAssessment(alone, values, policy).results(),
+        environment=_environment_reference(values),
+        policy=PolicyReference(policy.name, policy.version, policy.digest, policy.relaxations),
+        at=alone.devices[0].device.at,
+        simulated=alone.simulated,
+    )
+
+
+def _environment_reference(values: ReferenceValues | NoExpectation | None) -> EnvironmentReference | None:
+    if not isinstance(values, ReferenceValues):
+        return None
+    return EnvironmentReference(values.name, values.version, values.title, values.digest)
 
 
 def _reference_values(environment: Expectation) -> ReferenceValues | NoExpectation | None:
@@ -94,50 +116,46 @@ def _reference_values(environment: Expectation) -> ReferenceValues | NoExpectati
 
 @dataclass(frozen=True, slots=True)
 class _Assessment:
-    cpu: VerifiedReport
+    evidence: VerifiedEvidence
     expected: ReferenceValues | NoExpectation | None
     policy: Policy
+
+    @property
+    def cpu(self) -> VerifiedReport:
+        return self.evidence.cpu
 
     @property
     def report(self) -> Report:
         return self.cpu.report
 
     def claims(self) -> Iterator[Claim]:
-        yield from (_from_verification(result) for result in self.cpu.checks)
-        yield self._root()
-        for claim in (*self._environment(), *self._policy()):
-            if self.cpu.roots.simulated and claim.outcome is ClaimOutcome.PASSED:
-                # True of the report only: nothing stands behind what a simulated processor says.
-                yield Claim(claim.check, claim.outcome, f"Simulated: {claim.sentence}")
-            else:
-                yield claim
+        yield from (make.from_verification(result) for result in self.cpu.checks)
+        own = (self._root(), *self._environment(), *self._policy())
+        yield from make.marked(own, "appraisal.root") if self.cpu.roots.simulated else own
 
     # --- 2 the root
 
     def _root(self) -> Claim:
+        if self.evidence.mixed:
+            return failed("appraisal.root", make.MIXED)
         if self.cpu.roots.simulated:
             # Not a failure of its own: the tier says it, and a failed claim beside it stays visible.
             return Claim("appraisal.root", ClaimOutcome.NOT_CHECKED, CHECKS["appraisal.root"].researcher)
-        return _passed("appraisal.root", "A real AMD processor made this report.")
+        return passed("appraisal.root", "A real AMD processor made this report.")
 
     # --- 3 the environment
 
     def _environment(self) -> Iterator[Claim]:
         if self.expected is None:
-            yield _failed("appraisal.environment")
-            for check in ("tee", "measurement", "host_data", "guest_policy"):
-                yield Claim(
-                    f"appraisal.{check}",
-                    ClaimOutcome.NOT_CHECKED,
-                    default_sentence(f"appraisal.{check}", _NOT),
-                )
+            yield failed("appraisal.environment")
+            for check in ("tee", "measurement", "host_data", "guest_policy", *_KEYS):
+                yield not_checked(f"appraisal.{check}")
             yield self._minimum_tcb(None)
             return
         if isinstance(self.expected, NoExpectation):
             nobody = "not checked, because no environment was named"
-            for check in ("environment", "tee", "measurement", "host_data", "guest_policy"):
-                title = CHECKS[f"appraisal.{check}"].title
-                yield Claim(f"appraisal.{check}", ClaimOutcome.NOT_CHECKED, f"{title}: {nobody}.")
+            for check in ("environment", "tee", "measurement", "host_data", "guest_policy", *_KEYS):
+                yield not_checked(f"appraisal.{check}", nobody)
             yield self._minimum_tcb(None)
             return
         yield from self._reference(self.expected)
@@ -145,25 +163,44 @@ class _Assessment:
     def _reference(self, expected: ReferenceValues) -> Iterator[Claim]:
         name = f"{expected.title} (version {expected.version})"
         report = self.report
-        yield _passed("appraisal.environment", f"The environment is {name}.")
+        yield passed("appraisal.environment", f"The environment is {name}.")
         kind = "simulated" if self.cpu.roots.simulated else "snp"
-        yield _judge("appraisal.tee", expected.tee == kind, f"{name} is made for this kind of processor.")
-        yield _judge(
+        yield judge("appraisal.tee", expected.tee == kind, f"{name} is made for this kind of processor.")
+        yield judge(
             "appraisal.measurement",
             report.measurement in expected.measurements,
             f"The server was launched with exactly the software that {name} names.",
         )
-        yield _judge(
+        yield judge(
             "appraisal.host_data",
             report.host_data == expected.host_data,
             f"The server was launched with exactly the configuration that {name} names.",
         )
-        yield _judge(
+        yield judge(
             "appraisal.guest_policy",
             report.policy == expected.guest_policy,
             f"The processor guards the server by exactly the rules that {name} names.",
         )
+        yield from self._launch_keys(expected)
         yield self._minimum_tcb(expected)
+
+    def _launch_keys(self, expected: ReferenceValues) -> Iterator[Claim]:
+        report = self.report
+        for name, digest, wanted, enabled in (
+            ("id_key", report.id_key_digest, expected.id_key_digest, True),
+            (
+                "author_key",
+                report.author_key_digest,
+                expected.author_key_digest,
+                report.key_info.author_key_en,
+            ),
+        ):
+            check = f"appraisal.{name}"
+            title = CHECKS[check].title
+            if wanted is None:
+                yield not_checked(check, "not checked, because the environment names no such key")
+            else:
+                yield judge(check, enabled and digest == wanted, f"{title}: {expected.title} names it.")
 
     def _minimum_tcb(self, expected: ReferenceValues | None) -> Claim:
         check, line = "appraisal.minimum_tcb", self.cpu.line
@@ -171,7 +208,7 @@ class _Assessment:
         if expected is not None:
             of_environment = expected.minimum_tcb.get(line)
             if of_environment is None:
-                return _failed(
+                return failed(
                     check, f"The environment names no minimum firmware for {line}, so it may not run there."
                 )
             minimums.append(of_environment)
@@ -179,8 +216,7 @@ class _Assessment:
         if of_policy is not None:
             minimums.append(of_policy)
         if not minimums:
-            outcome = ClaimOutcome.NOT_CHECKED
-            return Claim(check, outcome, "Firmware is new enough: not checked, because no minimum was named.")
+            return not_checked(check, "not checked, because no minimum was named")
         low = {
             component
             for minimum in minimums
@@ -188,8 +224,8 @@ class _Assessment:
             for component in tcb.below(minimum)
         }
         if low:
-            return _failed(check, f"{CHECKS[check].researcher} Too old: {', '.join(sorted(low))}.")
-        return _passed(check, "The processor's firmware is at least as new as required.")
+            return failed(check, f"{CHECKS[check].researcher} Too old: {', '.join(sorted(low))}.")
+        return passed(check, "The processor's firmware is at least as new as required.")
 
     # --- 4 the policy
 
@@ -198,12 +234,12 @@ class _Assessment:
         guest, platform = report.policy, report.platform_info
         host = report.vmpl == VMPL_HOST
         signer = report.key_info.signing_key_name
-        yield _judge(
+        yield judge(
             "appraisal.product_line",
             self.cpu.line in policy.product_lines,
             f"The processor is a {self.cpu.line}, which the policy allows.",
         )
-        yield _judge(
+        yield judge(
             "appraisal.report_version",
             report.version >= policy.minimum_report_version,
             f"The report has version {report.version}, which the policy allows.",
@@ -232,12 +268,12 @@ class _Assessment:
             "allow_masked_chip_id",
             "The report names the provider's key." if signer == "VLEK" else "The report names its chip.",
         )
-        yield _judge(
+        yield judge(
             "appraisal.signer",
             signer in policy.signers,
             f"The report is signed with a {signer}, which is allowed.",
         )
-        yield _judge(
+        yield judge(
             "appraisal.guest_svn",
             report.guest_svn >= policy.minimum_guest_svn,
             "The guest image is new enough for the policy.",
@@ -254,30 +290,27 @@ class _Assessment:
 
     def _vmpl(self, host: bool) -> Claim:
         if host:
-            title = CHECKS["appraisal.vmpl"].title
-            return Claim(
-                "appraisal.vmpl", ClaimOutcome.NOT_CHECKED, f"{title}: the host asked, so there is none."
-            )
+            return not_checked("appraisal.vmpl", "the host asked, so there is none")
         level = self.report.vmpl
         if level not in self.policy.allowed_vmpl:
-            return _failed("appraisal.vmpl")
+            return failed("appraisal.vmpl")
         if level == 0:
-            return _passed("appraisal.vmpl", "The report was made by the most privileged part of the server.")
-        return _passed("appraisal.vmpl", f"The policy accepts this: {RELAXATIONS['allowed_vmpl']}")
+            return passed("appraisal.vmpl", "The report was made by the most privileged part of the server.")
+        return accepted("appraisal.vmpl", "allowed_vmpl")
 
     def _relaxable(self, name: str, good: bool, relaxation: str, sentence: str) -> Claim:
         check = f"appraisal.{name}"
         if good:
-            return _passed(check, sentence)
+            return passed(check, sentence)
         if relaxation in self.policy.relaxations:
-            return _passed(check, f"The policy accepts this: {RELAXATIONS[relaxation]}")
-        return _failed(check)
+            return accepted(check, relaxation)
+        return failed(check)
 
     def _required(self, name: str, required: bool, good: bool) -> Claim:
         check = f"appraisal.{name}"
         if not required:
-            return Claim(check, _NOT, f"{CHECKS[check].title}: not required by the policy.")
-        return _judge(check, good, CHECKS[check].meaning)
+            return not_checked(check, "not required by the policy")
+        return judge(check, good, CHECKS[check].meaning)
 
     # --- 5 vector and tier
 
@@ -296,38 +329,39 @@ class _Assessment:
         return frozenset(name for name, is_used in used.items() if is_used)
 
     def vector(self, claims: tuple[Claim, ...]) -> Trustworthiness:
-        failed = {claim.check for claim in claims if claim.outcome is ClaimOutcome.FAILED}
+        bad = {claim.check for claim in claims if claim.outcome is ClaimOutcome.FAILED}
         used = self._used_relaxations()
-        simulated = self.cpu.roots.simulated
+        simulated = self.evidence.simulated
         expected = isinstance(self.expected, ReferenceValues)
-        if failed - _EXECUTABLES - _HARDWARE:
-            configuration = BAD_CONFIGURATION
+        if bad - _EXECUTABLES - _HARDWARE:
+            configuration = make.BAD_CONFIGURATION
         elif used & GRAVE:
-            configuration = UNSAFE_CONFIGURATION
+            configuration = make.UNSAFE_CONFIGURATION
         else:
-            configuration = APPROVED_CONFIGURATION if expected and not used else SAFE_CONFIGURATION
-        if failed & _EXECUTABLES:
-            executables = BAD_EXECUTABLES
+            configuration = make.APPROVED_CONFIGURATION if expected and not used else make.SAFE_CONFIGURATION
+        if bad & _EXECUTABLES:
+            executables = make.BAD_EXECUTABLES
         else:
-            executables = APPROVED_BOOT if expected else UNRECOGNIZED_EXECUTABLES
-        hardware = BAD_HARDWARE if failed & _HARDWARE else GENUINE_HARDWARE
-        memory = ISOLATED_MEMORY if "allow_debug_policy" in used else ENCRYPTED_MEMORY
+            executables = make.APPROVED_BOOT if expected else make.UNRECOGNIZED_EXECUTABLES
+        hardware = make.BAD_HARDWARE if bad & _HARDWARE else make.GENUINE_HARDWARE
+        memory = make.ISOLATED_MEMORY if "allow_debug_policy" in used else make.ENCRYPTED_MEMORY
         return Trustworthiness(
             configuration=configuration,
             executables=executables,
-            hardware=UNRECOGNIZED_HARDWARE if simulated else hardware,
-            runtime_opaque=VISIBLE_MEMORY if simulated else memory,
+            hardware=make.UNRECOGNIZED_HARDWARE if simulated else hardware,
+            runtime_opaque=make.VISIBLE_MEMORY if simulated else memory,
         )
 
     def tier(self, claims: tuple[Claim, ...], vector: Trustworthiness) -> Tier:
-        if any(claim.outcome is ClaimOutcome.FAILED for claim in claims):
-            return Tier.CONTRAINDICATED
-        if self.cpu.roots.simulated:
-            return Tier.SIMULATED
-        return Tier(vector.status.value)
-
-
-_NOT = ClaimOutcome.NOT_CHECKED
+        required = frozenset(CHECKS) - frozenset(DEVICE_CHECKS)
+        required -= {check for check, field in _ON_DEMAND.items() if not getattr(self.policy, field)}
+        if self.report.vmpl == VMPL_HOST:
+            required -= {"appraisal.vmpl"}
+        if isinstance(self.expected, ReferenceValues):
+            required -= {
+                f"appraisal.{key}" for key in _KEYS if getattr(self.expected, f"{key}_digest") is None
+            }
+        return make.tier_of(claims, vector, required=required, simulated=self.evidence.simulated)
 
 
 def _committed(report: Report) -> bool:
@@ -338,24 +372,3 @@ def _committed(report: Report) -> bool:
         report.committed_minor,
         report.committed_build,
     )
-
-
-def _from_verification(result: CheckResult) -> Claim:
-    if result.outcome is Outcome.PASSED:
-        return Claim(result.id, ClaimOutcome.PASSED, default_sentence(result.id, ClaimOutcome.PASSED))
-    if result.outcome is Outcome.FAILED:
-        return Claim(result.id, ClaimOutcome.FAILED, default_sentence(result.id, ClaimOutcome.FAILED))
-    title = SNP_CHECKS[result.id].title if result.id in SNP_CHECKS else result.id
-    return Claim(result.id, _NOT, f"{title}: not checked ({result.detail.rstrip('.')}).")
-
-
-def _judge(check: str, good: bool, sentence: str) -> Claim:
-    return _passed(check, sentence) if good else _failed(check)
-
-
-def _passed(check: str, sentence: str) -> Claim:
-    return Claim(check, ClaimOutcome.PASSED, sentence)
-
-
-def _failed(check: str, sentence: str = "") -> Claim:
-    return Claim(check, ClaimOutcome.FAILED, sentence or default_sentence(check, ClaimOutcome.FAILED))

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from sealroom.snp import Check
+from sealroom.appraisal.gpu_checks import ROWS as GPU_ROWS
+from sealroom.checks import Check
 
 _ABI = "AMD 56860 rev 1.58"
 _REPORT = f"{_ABI}, table ATTESTATION_REPORT"
@@ -72,6 +73,24 @@ _ROWS: tuple[tuple[str, str, str, str, str, str, str], ...] = (
         _POLICY,
         "The server was launched under other rules for its processor than the environment names.",
         "Launch with the guest policy of the manifest.",
+    ),
+    (
+        "appraisal.id_key",
+        "environment",
+        "ID block is signed by the environment's key",
+        "ID_KEY_DIGEST is the digest of the ID key that the environment names, if it names one.",
+        f"{_REPORT}, ID_KEY_DIGEST",
+        "Nobody whom the environment trusts signed for what this server was launched with.",
+        "Launch with the ID block that belongs to the environment, and with ID_BLOCK_EN set.",
+    ),
+    (
+        "appraisal.author_key",
+        "environment",
+        "ID key is certified by the environment's author",
+        "AUTHOR_KEY_EN is set and AUTHOR_KEY_DIGEST is of the environment's author key, if it names one.",
+        f"{_REPORT}, AUTHOR_KEY_EN and AUTHOR_KEY_DIGEST",
+        "Nobody whom the environment trusts certified the key that signed for this server's launch.",
+        "Launch with the ID authentication information of the environment, and with AUTHOR_KEY_EN set.",
     ),
     (
         "appraisal.minimum_tcb",
@@ -219,5 +238,7 @@ _ROWS: tuple[tuple[str, str, str, str, str, str, str], ...] = (
     ),
 )
 
-CHECKS: Mapping[str, Check] = MappingProxyType({row[0]: Check(*row) for row in _ROWS})
+CHECKS: Mapping[str, Check] = MappingProxyType({row[0]: Check(*row) for row in (*_ROWS, *GPU_ROWS)})
 """Every check of the appraisal by its id."""
+DEVICE_CHECKS = tuple(row[0] for row in GPU_ROWS)
+"""Ids of the checks that are made of each GPU and NVSwitch; all others are made of the processor."""

@@ -29,8 +29,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sealroom.appraisal import keys
-from sealroom.appraisal.appraise import default_sentence
-from sealroom.appraisal.evidence import VerifiedEvidence
+from sealroom.appraisal.claims import default_sentence
+from sealroom.appraisal.evidence import VerifiedEvidence, VerifiedGpu
 from sealroom.appraisal.result import (
     AttestationResult,
     Claim,
@@ -197,6 +197,8 @@ def _submodule(
     annotated: dict[str, Any] = {"runtime_data_claims": dict(runtime)}
     if evidence is not None and device.device == "cpu0":
         annotated |= _annotate(evidence.cpu.report)
+    elif evidence is not None and device.device in (named := evidence.named_devices()):
+        annotated |= _annotate_device(named[device.device])
     return {
         "ear.status": device.status.value,
         "ear.trustworthiness-vector": device.vector.as_claims(),
@@ -225,6 +227,28 @@ def _annotate(report: Report) -> dict[str, Any]:
     }
     fields |= {f"reported_tcb_{name}": value for name, value in report.reported_tcb.components().items()}
     return {"snp": fields, "report_data": report.report_data.hex(), "init_data": report.host_data.hex()}
+
+
+def _annotate_device(gpu: VerifiedGpu) -> dict[str, Any]:
+    report, device = gpu.device.report, gpu.device
+    fields = {
+        "arch": str(device.architecture).capitalize(),
+        "config": {
+            "driver_version": report.driver_version,
+            "vbios_version": report.vbios_version.lower(),
+            "project": report.project,
+            "project_sku": report.project_sku,
+            "chip_sku": report.chip_sku,
+            "fwid": report.fwid.hex() if report.fwid else "",
+            "feature": report.feature or "",
+        },
+        "ueid": device.ueid,
+        "uuid": gpu.uuid,
+        "references": [
+            {"kind": used.kind, "id": used.rim_id, "sha256": used.sha256} for used in gpu.references
+        ],
+    }
+    return {"nvidia": fields, "report_data": report.requester_nonce.hex()}
 
 
 def _check_claim(claim: Claim) -> list[str]:
@@ -328,7 +352,8 @@ class _Claims(_Tolerant):
             at=datetime.fromtimestamp(self.at, UTC),
             simulated=self.simulated,
         )
-        if result.tier is not self.tier or (self.simulated and self.tier is Tier.AFFIRMING):
+        believed = any(device.tier in (Tier.AFFIRMING, Tier.WARNING) for device in result.devices)
+        if result.tier is not self.tier or (self.simulated and believed):
             raise ValueError("its tier does not follow from its devices")
         return result
 

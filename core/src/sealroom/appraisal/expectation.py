@@ -16,6 +16,24 @@ from sealroom.snp import ProductLine, TcbVersion
 
 
 @dataclass(frozen=True, slots=True)
+class GpuReferences:
+    """Which GPUs and NVSwitches an environment may run on."""
+
+    architectures: frozenset[str]
+    """`HOPPER`, `BLACKWELL`."""
+    modes: frozenset[str]
+    """`SPT`, `MPT`, `PPCIE`."""
+    drivers: frozenset[str]
+    """Accepted driver versions, exactly."""
+    vbios: frozenset[str] | None
+    """Accepted VBIOS versions; None if every version is accepted whose reference values match."""
+    switch_vbios: frozenset[str] | None = frozenset()
+    """The same for NVSwitches; empty if the environment has none."""
+    rims: frozenset[str] = frozenset()
+    """Reference manifests that count, as `sha256:<hex>` of the file or NVIDIA's id; empty: all."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReferenceValues:
     """Reference values of an environment."""
 
@@ -33,6 +51,14 @@ class ReferenceValues:
     """POLICY, exactly."""
     minimum_tcb: Mapping[ProductLine, TcbVersion] = field(default_factory=dict)
     """Least TCB of each product line that the environment may run on; another line is refused."""
+    id_key_digest: bytes | None = None
+    """ID_KEY_DIGEST, 48 bytes; None asks for none."""
+    author_key_digest: bytes | None = None
+    """AUTHOR_KEY_DIGEST, 48 bytes; None asks for none."""
+    gpu: GpuReferences | None = None
+    """Which GPUs it may run on; None if it names none."""
+    gpu_counts: Mapping[bytes, frozenset[int]] = field(default_factory=dict)
+    """Launch measurement -> how many GPUs the shapes with that measurement have."""
 
 
 class SupportsReferenceValues(Protocol):

@@ -10,6 +10,7 @@ name = "hospital"
 version = "3"
 allow_provisional_firmware = true   # relaxations: false unless said
 require_alias_check = true          # demands beyond the strict default
+gpu_ocsp = "soft"                   # a relaxation: GPUs whose revocation nobody could be asked about
 [minimum_tcb.Genoa]
 bootloader = 10
 tee = 0
@@ -23,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
@@ -39,12 +40,30 @@ RELAXATIONS: Mapping[str, str] = {
     "allow_masked_chip_id": "Reports that hide their chip are allowed.",
     "allow_host_requested_report": "Reports that the host asked for are allowed.",
     "allowed_vmpl": "Reports from privilege levels other than 0 are allowed.",
+    "gpu_ocsp": "GPUs are allowed though nobody could be asked whether their certificates were revoked.",
+    "allow_expired_rim": "Reference values of GPU firmware whose signer's certificate has ended are allowed.",
+    "allow_missing_rim": "GPUs are allowed whose firmware was compared with no reference values.",
 }
 """Field of a policy -> what it gives up, in one sentence."""
-GRAVE = frozenset({"allow_debug_policy", "allow_migration", "allow_host_requested_report"})
+GRAVE = frozenset(
+    {
+        "allow_debug_policy",
+        "allow_migration",
+        "allow_host_requested_report",
+        "allow_expired_rim",
+        "allow_missing_rim",
+    }
+)
 """Relaxations after whose use a result is a warning, not affirming."""
 
+GpuArchitecture = Literal["HOPPER", "BLACKWELL"]
+GpuMode = Literal["SPT", "MPT", "PPCIE"]
+"""Single-GPU pass-through, multi-GPU pass-through, protected PCIe."""
+GpuOcsp = Literal["required", "soft", "off"]
+
 _Level = Annotated[int, Field(ge=0, le=255)]
+_STRICT: Mapping[str, object] = {"allowed_vmpl": {0}, "gpu_ocsp": "required"}
+"""What the relaxations that are no switches are where nothing is relaxed."""
 
 
 class _MinimumTcb(BaseModel):
@@ -83,6 +102,16 @@ class Policy(BaseModel):
     require_smt_disabled: bool = False
     minimum_tcb: dict[ProductLine, _MinimumTcb] = Field(default_factory=dict)
     """Applies besides the environment's minimum."""
+
+    gpu_ocsp: GpuOcsp = "required"
+    """`required`: good OCSP answers for every certificate, or the device is contraindicated. `soft`: answers
+    that are there count, and a missing one does not. `off`: answers are not looked at."""
+    allow_expired_rim: bool = False
+    allow_missing_rim: bool = False
+    gpu_architectures: Annotated[tuple[GpuArchitecture, ...], Field(min_length=1)] = get_args(GpuArchitecture)
+    gpu_modes: Annotated[tuple[GpuMode, ...], Field(min_length=1)] = get_args(GpuMode)
+    minimum_gpu_driver: Annotated[str, Field(pattern=r"^$|^[0-9]{1,6}(\.[0-9]{1,6}){0,3}$")] = ""
+    """Oldest driver, for example `580.95.05`; applies besides the environment's list. Empty: no minimum."""
 
     _raw: bytes = PrivateAttr(default=b"")
 
@@ -129,16 +158,18 @@ class Policy(BaseModel):
     @property
     def relaxations(self) -> tuple[str, ...]:
         """Names of the relaxations that this policy makes; keys of `RELAXATIONS`."""
-        return tuple(
-            name
-            for name in RELAXATIONS
-            if (set(self.allowed_vmpl) != {0} if name == "allowed_vmpl" else getattr(self, name))
-        )
+        return tuple(name for name in RELAXATIONS if self._relaxes(name))
 
     def minimum(self, line: ProductLine) -> TcbVersion | None:
         """Return the policy's own minimum for a product line, if it has one."""
         levels = self.minimum_tcb.get(line)
         return TcbVersion(**levels.model_dump()) if levels else None
+
+    def _relaxes(self, name: str) -> bool:
+        value = getattr(self, name)
+        if name not in _STRICT:
+            return bool(value)
+        return (set(value) if isinstance(value, tuple) else value) != _STRICT[name]
 
     @model_validator(mode="after")
     def _fmc_is_turins(self) -> Self:

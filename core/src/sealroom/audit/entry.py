@@ -4,11 +4,13 @@
 An entry is canonical JSON without its own index: the log gives the index, the Merkle tree fixes it. An entry
 names evidence, policy, environment and manifest by digest; the evidence itself is kept beside the log under
 its digest (`evidence/<sha256>`), as the body of the `attest` request that carried it
-(`sealroom.kbs.messages.AttestRequest`).
+(`sealroom.kbs.messages.AttestRequest`). Beside it, in the same folder, lies what the verification took from
+elsewhere: the collateral that an entry names by kind and digest.
 
 Invariants:
 
-- One entry has one byte string: `AuditEntry.from_bytes` refuses every other spelling.
+- One entry has one byte string: `AuditEntry.from_bytes` refuses every other spelling. An entry without
+  collateral does not name it at all, as entries of older programs do not.
 - No secret stands in an entry.
 """
 
@@ -41,6 +43,8 @@ MAX_HEADERS: Final = 512
 Kind = Literal["release", "refusal", "registration", "grant", "withdrawal", "start"]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """A SHA-256 digest in hex."""
+CollateralKind = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.]{0,39}$")]
+"""A kind of collateral, such as `nvidia.rim` or `nvidia.ocsp`."""
 Digest = Annotated[str, StringConstraints(pattern=r"^(|sha256:[0-9a-f]{64})$")]
 """`sha256:<hex>`, or empty where there is none."""
 
@@ -109,6 +113,8 @@ class AuditEntry(_Part):
     ear: EarSummary | None = None
     evidence: Annotated[str, StringConstraints(pattern=r"^(|[0-9a-f]{64})$")] = ""
     """SHA-256 of the stored evidence; empty where none belongs to the entry."""
+    collateral: dict[CollateralKind, tuple[Sha256, ...]] = Field(default_factory=dict)
+    """What the verification took from elsewhere than the evidence, by kind; stored as evidence is."""
     headers: tuple[str, ...] = ()
     """What was released or registered, see `header_digests`."""
     detail: str = ""
@@ -121,6 +127,13 @@ class AuditEntry(_Part):
             raise ValueError("time without a time zone")
         return value.astimezone(UTC)
 
+    @field_validator("collateral")
+    @classmethod
+    def _one_spelling(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        if any(not digests or list(digests) != sorted(set(digests)) for digests in value.values()):
+            raise ValueError("the digests of a kind of collateral are sorted, each stands once")
+        return value
+
     @field_serializer("time")
     def _write_time(self, value: datetime) -> str:
         return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -131,7 +144,10 @@ class AuditEntry(_Part):
         Raises:
             FormatError: They are more than a log entry may have.
         """
-        data = canonical_json(self.model_dump(mode="json"))
+        fields = self.model_dump(mode="json")
+        if not self.collateral:
+            del fields["collateral"]
+        data = canonical_json(fields)
         if len(data) > MAX_ENTRY:
             raise FormatError(f"The audit entry has {len(data)} bytes, more than {MAX_ENTRY}.", field="entry")
         return data

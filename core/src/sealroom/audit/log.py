@@ -26,6 +26,7 @@ import fcntl
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Self
@@ -50,6 +51,9 @@ from sealroom.audit.tlog import (
 )
 from sealroom.errors import Error, FormatError, IntegrityError, StorageError
 
+_LOOKS = 5
+_BETWEEN_LOOKS = 0.001
+"""Seconds."""
 _LOG_PATH = re.compile(r"(checkpoint|tile/(entries|[0-9]{1,2})/(x[0-9]{3}/)*[0-9]{3}(\.p/[0-9]{1,3})?)")
 _EVIDENCE_PATH = re.compile(r"evidence/[0-9a-f]{64}")
 _DIRECTORY_MODE: Final = 0o700
@@ -85,12 +89,17 @@ class DirectoryReader:
 
     def _partial(self, full: str, width: int) -> bytes:
         entries = full.startswith("tile/entries/")
-        # The writer may rename while we look: a second look finds what it was renamed to.
-        for _ in range(3):
-            for candidate in _candidates(self._directory / full, width):
+        # The writer may rename while we look: another look finds what it was renamed to. A directory that
+        # does not change has no writer, and what is not in it is missing.
+        same, before = 0, None
+        while same < _LOOKS:
+            candidates = _candidates(self._directory / full, width)
+            for candidate in candidates:
                 with contextlib.suppress(FileNotFoundError):
                     data = candidate.read_bytes()
                     return data[: _cut(data, width, entries=entries)]
+            same, before = (same + 1 if candidates == before else 0), candidates
+            time.sleep(_BETWEEN_LOOKS)
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
 

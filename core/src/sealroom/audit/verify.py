@@ -8,7 +8,8 @@ Plan of `verify_log`:
 3. Every tile is what the entries give.
 4. The log continues the older checkpoint that the auditor kept.
 5. Every entry is an audit entry in canonical form.
-6. The evidence that an entry names is there, has that digest, and verifies again as of the entry's time.
+6. The evidence and the collateral that an entry names are there, have those digests, and the evidence
+   verifies again as of the entry's time.
 
 A broken checkpoint ends the check with an exception: nothing else would mean anything. Everything after it is
 collected, because an auditor wants to know all of it. Only with an older checkpoint can a log whose key was
@@ -106,6 +107,8 @@ class _Check:
     times: list[datetime] = field(default_factory=list)
     evidence: int = 0
     skipped: int = 0
+    collateral: dict[str, str] = field(default_factory=dict)
+    """Digest -> what is wrong with that file: most entries name the same few."""
 
     def found(self, code: str, sentence: str, index: int | None = None) -> None:
         if len(self.findings) < MAX_FINDINGS:
@@ -213,6 +216,8 @@ def _evidence(check: _Check, index: int, entry: AuditEntry) -> None:
     if hashlib.sha256(evidence).hexdigest() != entry.evidence:
         check.found("evidence.changed", f"The evidence of entry {index} is not the one that it names.", index)
         return
+    if not _collateral(check, index, entry):
+        return
     if check.reverify is None or entry.ear is None:
         # Without an attestation result the broker itself had refused the evidence: nothing has to hold.
         check.skipped += 1
@@ -225,6 +230,31 @@ def _evidence(check: _Check, index: int, entry: AuditEntry) -> None:
         check.found("evidence.refused", f"The evidence of entry {index}: {error.message}", index)
     else:
         check.evidence += 1
+
+
+def _collateral(check: _Check, index: int, entry: AuditEntry) -> bool:
+    """Look whether everything is there that the evidence was verified with."""
+    codes = set()
+    for digest in sorted({digest for digests in entry.collateral.values() for digest in digests}):
+        if digest not in check.collateral:
+            check.collateral[digest] = _wrong_with(check.reader, digest)
+        codes.add(check.collateral[digest])
+    codes.discard("")
+    for code in sorted(codes):
+        what = "is missing" if code == "collateral.missing" else "is not the one that it names"
+        check.found(code, f"Collateral of entry {index} {what}.", index)
+    return not codes
+
+
+def _wrong_with(reader: Reader, digest: str) -> str:
+    """Return the code of what is wrong with a file of collateral; empty if nothing is."""
+    try:
+        data = reader.get(f"evidence/{digest}")
+    except NetworkError:
+        raise
+    except Error:
+        return "collateral.missing"
+    return "" if hashlib.sha256(data).hexdigest() == digest else "collateral.changed"
 
 
 def _tile(check: _Check, level: int, index: int, width: int) -> list[bytes] | None:

@@ -23,7 +23,9 @@ COMMANDS: Final = {
     "audit": "Show, check and export the broker's audit log.",
     "verify": "Check evidence that a server gave.",
     "report": "Show what a SEV-SNP report says.",
+    "collateral": "Fetch, show and carry the certificates and references that evidence is verified with.",
     "env": "Build, sign, show and compare environment manifests.",
+    "measure": "Compute the launch measurements to expect of firmware and kernel.",
 }
 """Command -> what `sealroom --help` says of it, without loading it."""
 

@@ -46,6 +46,7 @@ from sealroom.errors import ConfigurationError, Error, StorageError
 if TYPE_CHECKING:
     from sealroom.appraisal import Policy
     from sealroom.environments import Environment
+    from sealroom.nvidia import NvidiaRoots
     from sealroom.snp import Roots
 
 KEY_FILE = "audit.pub"
@@ -141,6 +142,11 @@ def _row(index: int, entry: AuditEntry) -> tuple[str, ...]:
     "--root", type=_FILE, help="Root certificate of simulated processors, for a development broker's log."
 )
 @click.option(
+    "--gpu-root",
+    type=_FOLDER,
+    help="Folder with the root certificates of simulated GPUs, gpu-device-root.pem and gpu-rim-root.pem.",
+)
+@click.option(
     "--environments", type=_FOLDER, help="Folder of environment manifests, to appraise evidence again."
 )
 @click.option("--policy", type=_FILE, help="The broker's appraisal policy, if it is not the strict one.")
@@ -152,6 +158,7 @@ def verify(
     older: Path | None,
     save: Path | None,
     root: Path | None,
+    gpu_root: Path | None,
     environments: Path | None,
     policy: Path | None,
     log: Path | None,
@@ -161,11 +168,20 @@ def verify(
     """Check the whole log: tree, signatures, continuity, and every stored evidence as of its time."""
     from sealroom.cli.reverify import Reverifier
 
-    reverify = Reverifier(_development_root(root), _environments(environments), _policies(policy))
+    development, gpus = _development_root(root), _development_gpu_root(gpu_root)
+    known, policies = _environments(environments), _policies(policy)
     if older is None and save is not None and save.exists():
         older = save
     kept = None if older is None else _read(older, "the older checkpoint")
     with _source(log, key, owner) as (reader, verifier), _progress() as progress:
+        stored = reader.get
+        reverify = Reverifier(
+            development,
+            known,
+            policies,
+            gpu_root=gpus,
+            collateral=lambda digest: stored(f"evidence/{digest}"),
+        )
         report = verify_log(reader, verifier, older=kept, reverify=reverify, progress=progress)
     if report.ok and save is not None:
         _write(save, report.note)
@@ -256,10 +272,12 @@ def _paths(reader: Reader, folder: Path, size: int, progress: Callable[[int, int
         path = bundle_path(number, width)
         yield path
         for data in decode_bundle((folder / path).read_bytes(), width):
-            evidence = AuditEntry.from_bytes(data).evidence
-            if evidence and evidence not in seen:
-                seen.add(evidence)
-                yield f"evidence/{evidence}"
+            entry = AuditEntry.from_bytes(data)
+            named = [entry.evidence, *(one for digests in entry.collateral.values() for one in digests)]
+            for digest in named:
+                if digest and digest not in seen:
+                    seen.add(digest)
+                    yield f"evidence/{digest}"
         progress(min(size, (number + 1) * TILE_WIDTH), size)
 
 
@@ -303,6 +321,17 @@ def _development_root(path: Path | None) -> Roots | None:
     from sealroom.snp import Roots
 
     return Roots.development(_read(path, "the development root"))
+
+
+def _development_gpu_root(folder: Path | None) -> NvidiaRoots | None:
+    if folder is None:
+        return None
+    from sealroom.nvidia import NvidiaRoots
+
+    device, rim = (
+        _read(folder / f"gpu-{kind}-root.pem", "the development root of GPUs") for kind in ("device", "rim")
+    )
+    return NvidiaRoots.development(device, rim)
 
 
 def _environments(folder: Path | None) -> Iterable[Environment]:

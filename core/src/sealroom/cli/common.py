@@ -25,6 +25,7 @@ from sealroom.errors import (
     AccessDeniedError,
     ConfigurationError,
     Error,
+    FormatError,
     NetworkError,
     RevocationUnavailableError,
     StorageError,
@@ -97,11 +98,12 @@ class Output:
                 "message": error.message,
                 "advice": error.advice,
                 "check": error.check,
+                **place_of(error),
                 "reasons": [{"code": code, "sentence": sentence} for code, sentence in reasons],
             }
             self.result({"error": body})
             return
-        click.echo(plain(error.message), err=True)
+        click.echo(plain(sentence_of(error)), err=True)
         for _, sentence in reasons:
             if sentence not in error.message:
                 click.echo(f"  - {plain(sentence)}", err=True)
@@ -264,6 +266,22 @@ def _read_private(path: Path, what: str) -> str:
 
 
 # --- small formats ---
+
+
+def place_of(error: Error) -> dict[str, object]:
+    """Return where input goes wrong: `offset` and `field`, as far as the error knows them."""
+    if not isinstance(error, FormatError):
+        return {}
+    known = {"offset": error.offset, "field": error.field or None}
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def sentence_of(error: Error) -> str:
+    """Return an error's sentence, with the offset and the field at which input goes wrong."""
+    place = place_of(error)
+    parts = [f"offset {place['offset']:#x}"] if "offset" in place else []
+    parts += [f"field {place['field']}"] if "field" in place else []
+    return f"{error.message} [{', '.join(parts)}]" if parts else error.message
 
 
 def plain(text: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
@@ -271,7 +272,7 @@ def _read_dataset_key(owner: Owner, dataset: str) -> SecretKey:
 def _signing_key(owner: Owner) -> Ed25519PrivateKey:
     try:
         key = load_pem_private_key(_read_private(owner.signing_key, "the owner's signing key"), None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
         raise ConfigurationError(f"{owner.signing_key} is not a private key in PEM form.") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigurationError(f"{owner.signing_key} is not an Ed25519 key.")
@@ -289,7 +290,7 @@ def _public_key(path: Path) -> bytes:
         key = load_pem_public_key(path.read_bytes())
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm, InternalError) as error:
         raise ConfigurationError(f"{path} is not a public key in PEM form.") from error
     if not isinstance(key, Ed25519PublicKey):
         raise ConfigurationError(f"{path} is not an Ed25519 key.")

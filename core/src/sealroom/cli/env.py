@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import click
 from sealroom import environments
 from sealroom.cli.common import EXIT_REFUSED, json_option, output
 from sealroom.environments import Environment
+from sealroom.environments.diff import SEPARATOR
 from sealroom.errors import ConfigurationError, StorageError
 
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -18,7 +20,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 
 @click.group()
 def command() -> None:
-    """Build, sign, show and compare environment manifests."""
+    """Build, sign, show, check and compare environment manifests."""
 
 
 @command.command()
@@ -29,11 +31,17 @@ def command() -> None:
 @click.option("--force", is_flag=True, help="Replace an existing manifest.")
 @json_option
 def build(template: Path | None, simulated: bool, datasets: tuple[str, ...], path: Path, force: bool) -> None:
-    """Complete TEMPLATE to a manifest: HOST_DATA of the initdata and simulated measurements are computed."""
+    """Complete TEMPLATE to a manifest.
+
+    HOST_DATA of the initdata is computed, and the measurements: of a simulated guest from the manifest, of a
+    guest on hardware from the files that [artifacts] names, whose paths start at TEMPLATE's folder.
+    """
     if simulated == (template is not None):
         raise click.UsageError("Give a TEMPLATE or --simulated, and not both.")
     environment = (
-        environments.build(_read(template)) if template else environments.simulated_cpu(datasets=datasets)
+        environments.build(_read(template), directory=template.parent)
+        if template
+        else environments.simulated_cpu(datasets=datasets)
     )
     _write(path, environment.raw, force=force)
     _done(
@@ -86,16 +94,105 @@ def sign(manifest: Path, key: Path) -> None:
 @json_option
 def show(manifest: Path, keys: tuple[Path, ...]) -> None:
     """Show MANIFEST, after checking its signature if a publisher's key is given."""
-    if keys:
-        trusted = [environments.load_public_key(_read(path)) for path in keys]
-        environment = environments.load(manifest, trusted)
-    else:
-        environment = Environment.from_toml(_read(manifest))
+    environment = _load(manifest, keys)
     if output().json:
         content = environment.model_dump(mode="json", exclude_none=True)
         output().result({"digest": environment.digest, "signature_checked": bool(keys), **content})
         return
     _print(environment, signed=bool(keys))
+
+
+@command.command()
+@click.argument("manifest", type=FILE)
+@click.option(
+    "--artifacts",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Folder with the files that the manifest names.",
+)
+@click.option(
+    "--key", "keys", type=FILE, multiple=True, help="A publisher's public key; the signature is checked."
+)
+@json_option
+def check(manifest: Path, directory: Path, keys: tuple[Path, ...]) -> None:
+    """Compute the measurements of MANIFEST again from its artifacts; exit status 1 if they are others."""
+    rows = environments.recompute(_load(manifest, keys), directory)
+    same = all(row.same for row in rows)
+    if output().json:
+        cells = [
+            {"what": row.what, "same": row.same, "recorded": row.recorded, "computed": row.computed}
+            for row in rows
+        ]
+        output().result({"same": same, "signature_checked": bool(keys), "checked": cells})
+    for row in rows:
+        output().say(f"{row.what}: {'as recorded' if row.same else 'NOT as recorded'}")
+        if not row.same:
+            for sign_, values in (("-", row.recorded), ("+", row.computed)):
+                for value in values:
+                    output().say(f"  {sign_} {value}")
+    if not same:
+        click.get_current_context().exit(EXIT_REFUSED)
+    output().say("All measurements follow from these files.")
+
+
+@command.command("key-digest")
+@click.argument("key", type=FILE)
+@json_option
+def key_digest(key: Path) -> None:
+    """Print the digest by which a report names the ID key or author key KEY (P-384, PEM)."""
+    from sealroom.snp import idblock
+
+    digest = idblock.key_digest(idblock.load_key(_read(key))).hex()
+    _done({"key": str(key), "digest": digest}, digest)
+
+
+@command.command("id-block")
+@click.argument("manifest", type=FILE)
+@click.option("--shape", "shape_name", help="The shape; the first one by default.")
+@click.option("--measurement", metavar="HEX", help="One of the shape's measurements, if it has several.")
+@click.option("--id-key", type=FILE, required=True, help="The private ID key (P-384, PEM).")
+@click.option("--author-key", type=FILE, help="The private author key (P-384, PEM).")
+@click.option("--svn", type=click.IntRange(0, (1 << 32) - 1), default=0, help="GUEST_SVN for the report.")
+@json_option
+def id_block(
+    manifest: Path,
+    shape_name: str | None,
+    measurement: str | None,
+    id_key: Path,
+    author_key: Path | None,
+    svn: int,
+) -> None:
+    """Sign an ID block for a shape of MANIFEST; prints what QEMU's sev-snp-guest object takes."""
+    from sealroom.snp import GuestPolicy, idblock
+
+    environment = Environment.from_toml(_read(manifest))
+    digest = _one_measurement(environment, shape_name, measurement)
+    block = idblock.IdBlock(digest, GuestPolicy(environment.guest_policy), guest_svn=svn)
+    author = idblock.load_private_key(_read(author_key)) if author_key else None
+    auth = idblock.sign_id_block(block, idblock.load_private_key(_read(id_key)), author)
+    verified = idblock.verify_id_block(block.to_bytes(), auth.to_bytes())
+    result = {
+        "id-block": base64.b64encode(block.to_bytes()).decode("ascii"),
+        "id-auth": base64.b64encode(auth.to_bytes()).decode("ascii"),
+        "author-key-enabled": "on" if author else "off",
+        "id_key_digest": verified.id_key_digest.hex(),
+    }
+    if verified.author_key_digest is not None:
+        result["author_key_digest"] = verified.author_key_digest.hex()
+    _done(result, *(f"{name}={value}" for name, value in result.items()))
+
+
+@command.command()
+@click.argument("manifest", type=FILE)
+@json_option
+def annotation(manifest: Path) -> None:
+    """Print the pod annotation that carries the initdata of MANIFEST."""
+    environment = Environment.from_toml(_read(manifest))
+    if environment.initdata is None:
+        raise ConfigurationError(f"The environment {environment.name} has no initdata.")
+    value = environments.initdata_annotation(environment.initdata.body)
+    _done({environments.INITDATA_ANNOTATION: value}, f"{environments.INITDATA_ANNOTATION}: {value}")
 
 
 @command.command()
@@ -110,13 +207,38 @@ def diff(old: Path, new: Path) -> None:
         output().result({"differences": rows})
     for item in differences:
         output().say(item.field)
-        if item.old is not None:
-            output().say(f"  - {item.old}")
-        if item.new is not None:
-            output().say(f"  + {item.new}")
+        for mark, value in (("-", item.old), ("+", item.new)):
+            for line in _lines(item.field, value):
+                output().say(f"  {mark} {line}")
     if differences:
         click.get_current_context().exit(EXIT_REFUSED)
     output().say("No difference.")
+
+
+def _load(manifest: Path, keys: tuple[Path, ...]) -> Environment:
+    """Return a manifest, after checking its signature if publishers' keys are given."""
+    if not keys:
+        return Environment.from_toml(_read(manifest))
+    return environments.load(manifest, [environments.load_public_key(_read(path)) for path in keys])
+
+
+def _one_measurement(environment: Environment, shape_name: str | None, given: str | None) -> bytes:
+    shape = environment.shape(shape_name)
+    if given is None and len(shape.measurements) == 1:
+        return shape.measurement_bytes[0]
+    if given is None or given.lower() not in shape.measurements:
+        raise ConfigurationError(
+            f"An ID block is for one measurement, and shape {shape.name} has {len(shape.measurements)}.",
+            advice="Name one of them with --measurement.",
+        )
+    return bytes.fromhex(given)
+
+
+def _lines(field: str, value: str | None) -> list[str]:
+    """Return the lines that show a side of a difference: a measurement fills one by itself."""
+    if value is None:
+        return []
+    return value.split(SEPARATOR) if field.endswith(".measurements") else [value]
 
 
 def _done(result: dict[str, str], *sentences: str) -> None:
@@ -143,6 +265,7 @@ def _print(environment: Environment, *, signed: bool) -> None:
         size = f"{shape.vcpus} vCPUs, {shape.memory_mib} MiB, {shape.gpus} GPUs"
         rows.append(("shape", f"{shape.name}: {size}"))
         rows += [("measurement", value) for value in shape.measurements]
+    rows += [*_artifacts(environment), *_keys(environment)]
     rows += [
         ("minimum TCB", f"{line}: {levels.as_tcb()}") for line, levels in environment.minimum_tcb.items()
     ]
@@ -150,6 +273,23 @@ def _print(environment: Environment, *, signed: bool) -> None:
         click.echo(f"{name:<13}{value}")
     if environment.description:
         click.echo(f"\n{environment.description}")
+
+
+def _artifacts(environment: Environment) -> list[tuple[str, str]]:
+    artifacts = environment.artifacts
+    if artifacts is None:
+        return []
+    rows = [(kind, f"{file.name} sha256:{file.sha256}") for kind, file in artifacts.files()]
+    if artifacts.append is not None:
+        rows.append(("command line", artifacts.append))
+    cpus = ", ".join(artifacts.cpu_types) or "any CPU"
+    rows.append(("launched by", f"{artifacts.vmm_type}, {cpus}, features {artifacts.guest_features:#x}"))
+    return rows
+
+
+def _keys(environment: Environment) -> list[tuple[str, str]]:
+    keys = (("ID key", environment.id_key_digest), ("author key", environment.author_key_digest))
+    return [(name, digest) for name, digest in keys if digest is not None]
 
 
 def _read(path: Path) -> bytes:

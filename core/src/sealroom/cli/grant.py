@@ -68,6 +68,13 @@ def command() -> None:
 @click.argument("dataset")
 @click.option("--user", metavar="NAME", help="The person, as the identity provider names them.")
 @click.option("--group", metavar="NAME", help="Everybody in a group of the identity provider.")
+@click.option("--visa", metavar="URI", help="Everybody who holds a GA4GH visa for this dataset.")
+@click.option(
+    "--issuer",
+    default="",
+    metavar="URL",
+    help="Whose person, group or visa it is; needed where the broker knows several identity providers.",
+)
 @click.option(
     "--purpose",
     "purposes",
@@ -92,28 +99,35 @@ def command() -> None:
     show_default=True,
     help="Least that the server must prove; `simulated` only at a development broker.",
 )
+@click.option("--gpu", is_flag=True, help="Only on servers with a GPU in confidential mode.")
 @owner_option
 @json_option
 def add(
     dataset: str,
     user: str | None,
     group: str | None,
+    visa: str | None,
+    issuer: str,
     purposes: tuple[str, ...],
     environments: tuple[str, ...],
     until: datetime | None,
     minimum: str,
+    gpu: bool,
     owner: Path | None,
 ) -> None:
-    """Grant the use of DATASET to a person or a group."""
-    if bool(user) == bool(group):
-        raise click.UsageError("Name either --user or --group.")
+    """Grant the use of DATASET to a person, to a group, or to whoever holds a visa."""
+    if sum(map(bool, (user, group, visa))) != 1:
+        raise click.UsageError("Name either --user or --group or --visa.")
     spec = GrantSpec(
         dataset=dataset,
         subject=user or "",
         group=group or "",
+        visa=visa or "",
+        issuer=issuer,
         purposes=purposes or (_DEFAULT_PURPOSE,),
         environments=environments,
         minimum=cast('Literal["affirming", "simulated"]', minimum),
+        gpu=gpu,
         until=until,
     )
     with load_owner(owner).client() as client:
@@ -189,7 +203,7 @@ def _row(grant: Grant, now: datetime) -> tuple[str, ...]:
         _who(grant),
         ", ".join(grant.purposes),
         ", ".join(short(digest) for digest in grant.environments) or "all approved",
-        grant.minimum,
+        f"{grant.minimum}, with GPU" if grant.gpu else grant.minimum,
         _when(grant.until) if grant.until else "-",
         grant_state(grant, now),
     )
@@ -207,6 +221,8 @@ def grant_state(grant: Grant, now: datetime) -> str:
 
 
 def _who(grant: Grant) -> str:
+    if grant.visa:
+        return f"holders of a visa for {grant.visa}"
     return grant.subject or f"group {grant.group}"
 
 

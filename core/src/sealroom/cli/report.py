@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`sealroom report show`: every field of an SNP report with its meaning. It verifies nothing, and says so."""
+"""`sealroom report show`: every field of a report with its meaning. It verifies nothing, and says so."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import click
 
-from sealroom.cli._evidence import Token, read_file, recognise
+from sealroom.cli._evidence import DeviceEvidence, Evidence, read_file, recognise
 from sealroom.cli.common import json_option, output
 from sealroom.errors import FormatError
+from sealroom.kbs.devices import NO_UUID, Device, decode_devices
+from sealroom.nvidia import DeviceReport, OpaqueType
+from sealroom.nvidia.opaque import zero_terminated
 from sealroom.snp import VMPL_HOST, GuestPolicy, KeyInfo, PlatformInfo, Report, TcbVersion
 
 _FIELDS: Final = (
@@ -81,7 +85,7 @@ _BITS: Final = {
 
 @click.group("report")
 def command() -> None:
-    """Look at SNP reports."""
+    """Look at reports of processors and GPUs."""
 
 
 @command.command("show")
@@ -90,15 +94,25 @@ def command() -> None:
 def show(file: Path) -> None:
     """Print every field of the report in FILE with its meaning. Nothing is verified.
 
-    FILE is anything that `sealroom verify` takes but a token.
+    FILE is anything that `sealroom verify` takes but a token or a reference manifest.
     """
     found = recognise(read_file(file))
-    if isinstance(found, Token):
-        raise FormatError("An attestation result token holds no report.", advice="Use `sealroom verify`.")
+    if isinstance(found, DeviceEvidence):
+        _show_devices(found.devices)
+    elif isinstance(found, Evidence):
+        _show_report(found)
+    else:
+        raise FormatError("This file holds no report.", advice="Use `sealroom verify`.")
+
+
+def _show_report(found: Evidence) -> None:
+    """Print every field of a processor's report, and of the devices' reports with it."""
     report = Report.from_bytes(found.report)
+    devices = decode_devices(found.devices)
     out = output()
     if out.json:
-        out.result({name: _plain(getattr(report, name)) for name, *_ in _FIELDS} | {"line": report.line})
+        fields = {name: _plain(getattr(report, name)) for name, *_ in _FIELDS} | {"line": report.line}
+        out.result(fields | ({"devices": _devices_as_json(devices)} if devices else {}))
         return
     rows = [
         (f"{offset:#05x}", name, _text(attribute, getattr(report, attribute)), meaning)
@@ -108,7 +122,109 @@ def show(file: Path) -> None:
     title = f"{found.kind.capitalize()}, product line: {line}"
     out.table(title, ("Offset", "Field", "Value", "Meaning"), rows)
     out.say(f"Certificates with it: {', '.join(found.certificates) or 'none'}.")
-    out.say("Nothing was verified: anybody can write such a report. `sealroom verify` checks it.")
+    if devices:
+        _show_devices(devices)
+        return
+    out.say(_UNVERIFIED)
+
+
+_UNVERIFIED: Final = "Nothing was verified: anybody can write such a report. `sealroom verify` checks it."
+
+
+def _show_devices(devices: Sequence[Device]) -> None:
+    """Print every field of the reports of devices."""
+    out = output()
+    if out.json:
+        out.result({"devices": _devices_as_json(devices)})
+        return
+    for number, (device, report) in enumerate(
+        [(one, DeviceReport.from_bytes(one.report)) for one in devices]
+    ):
+        kind = device.arch or ("NVSwitch" if report.is_switch else "NVIDIA GPU")
+        named = "" if device.uuid == NO_UUID else f", {device.uuid}"
+        rows = [(name, value, meaning) for name, value, meaning in _device_rows(report)]
+        out.table(f"Device {number}: {kind}{named}", ("Field", "Value", "Meaning"), rows)
+    out.say("Measurement i is block i + 1 of a report; it is compared with index i of a reference manifest.")
+    out.say(_UNVERIFIED)
+
+
+def _device_rows(report: DeviceReport) -> Iterator[tuple[str, str, str]]:
+    yield "request nonce", report.requester_nonce.hex(), "the verifier's nonce"
+    yield "slot", str(report.slot), "certificate chain that was asked for"
+    for index, value in enumerate(report.measurements):
+        yield f"measurement {index}", _text("", value), f"block {index + 1}"
+    yield "response nonce", report.responder_nonce.hex(), "the device's own nonce; not compared"
+    for kind, value in report.opaque.items():
+        name = OpaqueType(kind).name if kind in set(OpaqueType) else "unknown"
+        yield f"{name} ({kind})", _opaque_text(report, kind, value), _OPAQUE.get(kind, "not known here")
+    yield "signature", report.signature.hex(), "ECDSA P-384: r, then s"
+    yield "trailing", report.trailing.hex() or "none", "bytes after the signature, covered by nothing"
+
+
+def _opaque_text(report: DeviceReport, kind: int, value: bytes) -> str:
+    if kind == OpaqueType.VBIOS_VERSION:
+        return report.vbios_version
+    if kind == OpaqueType.FEATURE_FLAG:
+        return report.feature or f"unknown ({value.hex()})"
+    if kind in (OpaqueType.NVDEC0_STATUS, OpaqueType.PROTECTED_PCIE_STATUS):
+        return {b"\xaa": "aa: on", b"\x55": "55: off"}.get(value, value.hex())
+    if kind == OpaqueType.MSRSCNT and len(value) % 4 == 0:
+        return " ".join(str(int.from_bytes(value[at : at + 4], "little")) for at in range(0, len(value), 4))
+    try:
+        text = zero_terminated(value)
+    except ValueError:
+        text = ""
+    return text or _text("", value)
+
+
+_OPAQUE: Final[dict[int, str]] = {
+    OpaqueType.GPU_INFO: "the GPU's own flags",
+    OpaqueType.MSRSCNT: "how often each index was measured",
+    OpaqueType.CPRINFO: "protected region of the memory",
+    OpaqueType.BOARD_ID: "number of the board",
+    OpaqueType.CHIP_SKU_MOD: "modification of the chip",
+    OpaqueType.PROJECT_SKU_MOD: "modification of the board",
+    OpaqueType.FLOORSWEPT_PORTS: "ports of the switch that are off",
+    OpaqueType.POSITION_ID: "place of the switch",
+    OpaqueType.LOCK_SWITCH_STATUS: "whether the switch is locked",
+    OpaqueType.GPU_LINK_CONN: "GPUs at the links of the switch",
+    OpaqueType.SYS_ENABLE_STATUS: "which parts are enabled",
+    OpaqueType.OPAQUE_DATA_VERSION: "layout of these fields",
+    OpaqueType.DRIVER_VERSION: "version of the driver",
+    OpaqueType.VBIOS_VERSION: "version of the VBIOS",
+    OpaqueType.NVDEC0_STATUS: "video decoder 0; while it is off index 35 is not measured",
+    OpaqueType.PROJECT: "board, part of the VBIOS manifest's id",
+    OpaqueType.PROJECT_SKU: "board, part of the VBIOS manifest's id",
+    OpaqueType.CHIP_SKU: "chip, part of the VBIOS manifest's id",
+    OpaqueType.FWID: "digest of the firmware that the device's certificate also names",
+    OpaqueType.PROTECTED_PCIE_STATUS: "protected PCIe mode",
+    OpaqueType.SWITCH_PDI: "switches at the links, or the switch itself",
+    OpaqueType.CHIP_INFO: "name of the chip, part of the driver manifest's id",
+    OpaqueType.FEATURE_FLAG: "SPT one GPU, MPT several, PPCIE protected PCIe",
+}
+"""What an opaque field means, for those that a person would ask about."""
+
+
+def _devices_as_json(devices: Sequence[Device]) -> list[dict[str, object]]:
+    return [
+        {"arch": device.arch, "uuid": device.uuid} | _device_fields(DeviceReport.from_bytes(device.report))
+        for device in devices
+    ]
+
+
+def _device_fields(report: DeviceReport) -> dict[str, object]:
+    return {
+        "requester_nonce": report.requester_nonce.hex(),
+        "slot": report.slot,
+        "driver_version": report.driver_version,
+        "vbios_version": report.vbios_version,
+        "feature": report.feature,
+        "measurements": [value.hex() for value in report.measurements],
+        "responder_nonce": report.responder_nonce.hex(),
+        "opaque": {str(kind): value.hex() for kind, value in report.opaque.items()},
+        "signature": report.signature.hex(),
+        "trailing": report.trailing.hex(),
+    }
 
 
 def _text(attribute: str, value: object) -> str:

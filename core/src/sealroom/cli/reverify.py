@@ -6,23 +6,29 @@ Plan:
 1. Rebuild the report from the stored `attest` message.
 2. Verify it as of the entry's time: with AMD's pinned roots, or, where the entry says simulated, with the
    development root that the auditor named.
-3. The report covers the nonce and the key of the message. 4. Appraise it again under the policy and against
-the environment that the entry names, if the auditor has both, and
-   compare the tier.
+3. The report covers the nonce, the key and the devices' evidence of the message.
+4. Verify the devices as of the entry's time, with the reference manifests and OCSP answers that were kept
+   beside the evidence.
+5. Appraise it again under the policy and against the environment that the entry names, if the auditor has
+   both, and compare the tier.
 """
 
 from __future__ import annotations
 
+import hashlib
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
-from sealroom.appraisal import Policy, VerifiedEvidence, appraise
+from sealroom.appraisal import DEVICE_NONCE_SIZE, DeviceFiles, Policy, VerifiedEvidence, appraise
 from sealroom.audit.entry import AuditEntry
 from sealroom.environments import Environment
-from sealroom.errors import AppraisalError, BindingError, ChainError, ConfigurationError
-from sealroom.kbs.binding import HASH_ALGORITHMS, cpu_report_data
+from sealroom.errors import AppraisalError, BindingError, ChainError, ConfigurationError, IntegrityError
+from sealroom.kbs.binding import HASH_ALGORITHMS, HashAlgorithm, cpu_report_data, device_nonce
+from sealroom.kbs.composite import OCSP, RIM, DeviceRoots, verify_devices
 from sealroom.kbs.evidence import snp_from_json
 from sealroom.kbs.messages import AttestRequest, parse
+from sealroom.nvidia import NvidiaRoots, VerifiedDevice
 from sealroom.snp import Roots, VerifiedReport, choose_vek, verify_report
 
 
@@ -34,6 +40,9 @@ class Reverifier:
         development_root: Roots | None,
         environments: Iterable[Environment],
         policies: Iterable[Policy] = (),
+        *,
+        gpu_root: NvidiaRoots | None = None,
+        collateral: Callable[[str], bytes] | None = None,
     ) -> None:
         """Take what the auditor trusts.
 
@@ -41,10 +50,14 @@ class Reverifier:
             development_root: Root of simulated processors, if the auditor accepts any.
             environments: Manifests, told by their digest.
             policies: Appraisal policies beside the strict one, told by their digest.
+            gpu_root: Root of simulated GPUs, if the auditor accepts any.
+            collateral: Returns a file that was kept beside the evidence, by its SHA-256 in hex.
         """
         self._root = development_root
         self._environments: Mapping[str, Environment] = {one.digest: one for one in environments}
         self._policies = {one.digest: one for one in (Policy.strict(), *policies)}
+        self._device_roots = DeviceRoots(gpu_root)
+        self._collateral = collateral
         self.appraised = 0
         """How many results were made again and are the same."""
 
@@ -63,9 +76,12 @@ class Reverifier:
         # 2. Authenticity.
         verified = self._verify(report, certificates, entry, simulated=entry.ear.simulated)
         # 3. The binding.
-        bound = VerifiedEvidence(cpu=verified, report_data=_covered(request, verified.report.report_data))
-        # 4. The appraisal.
+        algorithm, expected = _covered(request, verified.report.report_data)
+        bound = VerifiedEvidence(cpu=verified, report_data=expected)
+        # 4. The devices.
         policy = self._policies.get(entry.policy)
+        bound = self._with_devices(bound, request, algorithm, entry, policy or Policy.strict())
+        # 5. The appraisal.
         environment = self._environments.get(entry.environment)
         if policy is None or environment is None:
             return
@@ -75,7 +91,55 @@ class Reverifier:
                 f"It is appraised as {result.tier.value} now and was recorded as {entry.ear.tier}.",
                 check="audit.appraisal",
             )
+        devices = {device.device: device.tier.value for device in result.devices}
+        if entry.ear.devices and devices != entry.ear.devices:
+            raise AppraisalError(
+                f"Its devices are appraised as {_listed(devices)} now and were recorded as "
+                f"{_listed(entry.ear.devices)}.",
+                check="audit.appraisal",
+            )
         self.appraised += 1
+
+    def _with_devices(
+        self,
+        evidence: VerifiedEvidence,
+        request: AttestRequest,
+        algorithm: HashAlgorithm,
+        entry: AuditEntry,
+        policy: Policy,
+    ) -> VerifiedEvidence:
+        def kept(name: str, _: VerifiedDevice) -> DeviceFiles:
+            return DeviceFiles(
+                self._kept(entry.collateral.get(f"{name}.{RIM}", ())),
+                self._kept(entry.collateral.get(f"{name}.{OCSP}", ())),
+            )
+
+        runtime, sent = request.runtime_data, request.tee_evidence.additional_evidence
+        if sent and evidence.simulated and self._device_roots.development is None:
+            raise ConfigurationError(
+                "It is of simulated devices, and no development root of GPUs was named.",
+                advice="Name the root with --gpu-root if you accept simulated GPUs.",
+            )
+        devices = verify_devices(
+            sent,
+            device_nonce(runtime.nonce, runtime.tee_pubkey, algorithm, size=DEVICE_NONCE_SIZE),
+            roots=self._device_roots,
+            references=kept,
+            policy=policy,
+            at=evidence.cpu.at,
+        )
+        return replace(evidence, devices=devices.devices)
+
+    def _kept(self, digests: Iterable[str]) -> tuple[bytes, ...]:
+        files = []
+        for digest in digests:
+            if self._collateral is None:
+                raise ConfigurationError("What it was verified with is not at hand.")
+            data = self._collateral(digest)
+            if hashlib.sha256(data).hexdigest() != digest:
+                raise IntegrityError("What it was verified with is not what the entry names.")
+            files.append(data)
+        return tuple(files)
 
     def _verify(
         self, report: bytes, certificates: Mapping[str, bytes], entry: AuditEntry, *, simulated: bool
@@ -86,20 +150,30 @@ class Reverifier:
                 "It is of a simulated processor, and no development root was named.",
                 advice="Name the root with --root if you accept simulated processors.",
             )
-        vek = choose_vek(report, certificates)
-        if not vek:
+        # What the broker took from its store was kept beside the evidence.
+        vek, ask, crl = (
+            self._kept(entry.collateral.get(f"snp.{kind}", ())) for kind in ("vek", "ask", "crl")
+        )
+        chosen = choose_vek(report, certificates) or next(iter(vek), b"")
+        if not chosen:
             raise ChainError("It has no certificate of a processor.", check="audit.certificates")
-        intermediates = [certificates["ASK"]] if "ASK" in certificates else []
-        return verify_report(report, vek, roots=roots, at=entry.time, intermediates=intermediates)
+        intermediates = [*(certificates[kind] for kind in ("ASK",) if kind in certificates), *ask]
+        return verify_report(
+            report, chosen, roots=roots, at=entry.time, intermediates=intermediates, crls=crl
+        )
 
 
-def _covered(request: AttestRequest, report_data: bytes) -> bytes:
-    """Return what the message says that the report covers; the algorithm is the one that gives it."""
+def _listed(devices: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {tier}" for name, tier in sorted(devices.items()))
+
+
+def _covered(request: AttestRequest, report_data: bytes) -> tuple[HashAlgorithm, bytes]:
+    """Return what the message says that the report covers, and the algorithm that gives it."""
     runtime, devices = request.runtime_data, request.tee_evidence.additional_evidence
     for algorithm in HASH_ALGORITHMS:
         expected = cpu_report_data(runtime.nonce, runtime.tee_pubkey, devices, algorithm)
         if hmac.compare_digest(expected, report_data):
-            return expected
+            return algorithm, expected
     raise BindingError(
         "The report does not cover the nonce and the key of its message.", check="audit.binding"
     )

@@ -3,32 +3,49 @@
 
 Plan:
 
-1. Recognise the file: a report by itself, with a certificate table, in an Azure HCL report, in JSON, in an
-evidence
-   bundle; or an attestation result as a token.
-2. Verify it to AMD's roots, or to the root that was given.
-3. Compare it with what the caller expects.
+1. Recognise the file: an SNP report by itself, with a certificate table, in an Azure HCL report, in JSON, in
+   an evidence bundle; an NVIDIA report or a list of them; a reference manifest; an attestation result as a
+   token.
+2. Verify it to the makers' roots, or to the roots that were given.
+3. Compare it with what the caller expects, and devices with reference manifests.
 4. Appraise it, if an environment or a policy was given.
 5. Print every check and the verdict. "Could not be checked" is never "accepted".
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from contextlib import nullcontext
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, assert_never
 
 import click
 
-from sealroom.cli._evidence import Evidence, Token, read_file, recognise
-from sealroom.cli._verdict import Outcomes, show
+from sealroom.appraisal import VerifiedGpu, appraise_devices
+from sealroom.cli._arguments import (
+    Expectations,
+    Files,
+    beside,
+    environment_of,
+    json_object,
+    one_certificate,
+    quiet,
+    revocation_list,
+    with_options,
+)
+from sealroom.cli._devices import examine, examine_manifest, failed
+from sealroom.cli._evidence import (
+    DeviceEvidence,
+    Evidence,
+    Manifest,
+    NrasToken,
+    Recognised,
+    Token,
+    read_file,
+    recognise,
+)
+from sealroom.cli._verdict import MANIFEST, Outcomes, show
 from sealroom.cli.common import json_option
 from sealroom.errors import (
     AppraisalError,
@@ -37,8 +54,12 @@ from sealroom.errors import (
     Error,
     FormatError,
     FreshnessError,
+    NetworkError,
     StorageError,
 )
+from sealroom.kbs.devices import decode_devices
+from sealroom.nvidia import NvidiaRoots
+from sealroom.nvidia.spdm import NONCE_SIZE as DEVICE_NONCE_SIZE
 from sealroom.snp import (
     CHECKS,
     CheckResult,
@@ -46,156 +67,76 @@ from sealroom.snp import (
     Roots,
     VerifiedReport,
     check_expectations,
+    choose_vek,
     examine_report,
     load_certificates,
 )
-from sealroom.snp.bundle import NONCE_SIZES, report_data_for
+from sealroom.snp.bundle import device_nonce_for, report_data_for
 
 if TYPE_CHECKING:
     from sealroom.appraisal import AttestationResult
-    from sealroom.environments import Environment
-
-_CRL: Final = re.compile(rb"-----BEGIN X509 CRL-----(.*?)-----END X509 CRL-----", re.DOTALL)
-
-
-def _hex(sizes: range) -> Callable[[click.Context, click.Parameter, str | None], bytes | None]:
-    """Return the callback of an option that takes bytes of some lengths in hexadecimal."""
-
-    def convert(context: click.Context, parameter: click.Parameter, value: str | None) -> bytes | None:
-        if value is None:
-            return None
-        try:
-            data = bytes.fromhex(value)
-        except ValueError as error:
-            raise click.BadParameter("This is no hexadecimal string.", context, parameter) from error
-        if len(data) not in sizes:
-            wanted = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-            raise click.BadParameter(f"These are {len(data)} bytes, not {wanted}.", context, parameter)
-        return data
-
-    return convert
-
-
-def _time(context: click.Context, parameter: click.Parameter, value: str | None) -> datetime:
-    """Return a time in ISO 8601, which is in UTC without a zone; the present if there is none."""
-    if value is None:
-        return datetime.now(UTC)
-    try:
-        at = datetime.fromisoformat(value)
-        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise click.BadParameter(f"{value!r} is no time in ISO 8601.", context, parameter) from error
-
-
-@dataclass(frozen=True, slots=True)
-class Expectations:
-    """What the command line asks for beside authenticity."""
-
-    nonce: bytes | None = None
-    report_data: bytes | None = None
-    host_data: bytes | None = None
-    environment: Path | None = None
-    policy: Path | None = None
-
-
-_FILE = click.Path(dir_okay=False, path_type=Path)
-_OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
-    click.argument("evidence", type=_FILE),
-    click.option("--vek", type=_FILE, help="VCEK or VLEK certificate, PEM or DER."),
-    click.option("--chain", type=_FILE, help="ASK or ASVK certificate, PEM or DER."),
-    click.option("--root", type=_FILE, help="Development root of a simulated processor, PEM or DER."),
-    click.option("--crl", type=_FILE, multiple=True, help="Revocation list of the root, PEM or DER."),
-    click.option(
-        "--nonce", metavar="HEX", callback=_hex(NONCE_SIZES), help="The nonce that you chose, in hex."
-    ),
-    click.option(
-        "--report-data",
-        metavar="HEX",
-        callback=_hex(range(64, 65)),
-        help="All 64 bytes of REPORT_DATA, in hex.",
-    ),
-    click.option(
-        "--host-data", metavar="HEX", callback=_hex(range(32, 33)), help="All 32 bytes of HOST_DATA, in hex."
-    ),
-    click.option("--environment", type=_FILE, help="Environment manifest to appraise against."),
-    click.option("--policy", type=_FILE, help="Appraisal policy; strict without it."),
-    click.option("--jwks", type=_FILE, help="Public keys of the broker, for an attestation result token."),
-    click.option(
-        "--at", metavar="ISO8601", callback=_time, help="Reference time; now without it, UTC without a zone."
-    ),
-)
-
-
-def _with_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
 
 
 @click.command("verify")
-@_with_options
+@with_options
 @json_option
 def command(
     evidence: Path,
-    vek: Path | None,
-    chain: Path | None,
-    root: Path | None,
-    crl: tuple[Path, ...],
     nonce: bytes | None,
     report_data: bytes | None,
     host_data: bytes | None,
     environment: Path | None,
     policy: Path | None,
-    jwks: Path | None,
     at: datetime,
+    **files: Any,
 ) -> int:
-    """Check EVIDENCE offline: a report or an attestation result token.
+    """Check EVIDENCE offline: a report of a processor or a GPU, or an attestation result token.
 
     Exit status: 0 accepted, 1 refused, 2 could not be checked, 64 wrong usage.
     """
     expected = Expectations(nonce, report_data, host_data, environment, policy)
+    given = Files(**files)
     data = read_file(evidence)
     try:
         found = recognise(data)
     except Error as error:
         outcomes = Outcomes("evidence", at, error=error)
         if error.check:
-            outcomes.checks.append(CheckResult(error.check, Outcome.FAILED, error.message))
+            outcomes.checks.append(failed(error))
     else:
-        if isinstance(found, Token):
-            outcomes = _verify_token(found, jwks, expected, at)
-        else:
-            outcomes = _verify_report(found, vek, chain, root, crl, expected, at)
+        outcomes = _verify(found, given, expected, at)
     show(outcomes)
     return outcomes.exit_code
 
 
-def _verify_report(
-    found: Evidence,
-    vek: Path | None,
-    chain: Path | None,
-    root: Path | None,
-    crls: tuple[Path, ...],
-    expected: Expectations,
-    at: datetime,
-) -> Outcomes:
-    """Verify a report, compare it with the expectations and appraise it."""
-    roots = Roots.amd()
-    if root:
-        with _given(root):
-            roots = Roots.from_pem(read_file(root))
-    outcomes = Outcomes(found.kind, at, list(found.checks), simulated=roots.simulated)
-    intermediates = found.others()
-    if chain:
-        with _given(chain):
-            intermediates += load_certificates(read_file(chain))
+def _verify(found: Recognised, files: Files, expected: Expectations, at: datetime) -> Outcomes:
+    match found:
+        case Evidence():
+            return _verify_report(found, files, expected, at)
+        case DeviceEvidence():
+            return _verify_devices(found, files, expected, at)
+        case Manifest():
+            return _verify_manifest(found, files, expected, at)
+        case Token():
+            return _verify_token(found, files.jwks, expected, at)
+        case NrasToken():
+            return _verify_nras(found, files.jwks, expected, at)
+        case _:
+            assert_never(found)
+
+
+def _verify_report(found: Evidence, files: Files, expected: Expectations, at: datetime) -> Outcomes:
+    """Verify a report and the devices that it covers, compare with the expectations and appraise."""
+    roots = files.roots()
+    outcomes = Outcomes(found.kind, at, list(found.checks), simulated=roots.snp.simulated)
+    try:
+        vek, intermediates, crls = _endorsements(found, files, roots.snp, at)
+    except NetworkError as error:
+        outcomes.error = error
+        outcomes.checks.append(CheckResult("snp.vek.present", Outcome.NOT_ASKED, error.message))
+        return outcomes
     examination = examine_report(
-        found.report,
-        _one_certificate(vek) if vek else found.vek(),
-        roots=roots,
-        at=at,
-        intermediates=intermediates,
-        crls=[_revocation_list(path) for path in crls],
+        found.report, vek, roots=roots.snp, at=at, intermediates=intermediates, crls=crls
     )
     outcomes.checks += examination.checks
     outcomes.verified, outcomes.error = examination.verified, examination.error
@@ -203,76 +144,140 @@ def _verify_report(
         return outcomes
     outcomes.checks += _expectations(examination.verified, found, expected)
     outcomes.error = _first_failure(outcomes.checks)
-    if outcomes.error is None and (expected.environment or expected.policy):
-        outcomes.result = _appraise(examination.verified, expected)
+    if outcomes.error is None and found.devices:
+        _add_devices(outcomes, found, files, roots.nvidia, expected)
+    if outcomes.error is None and expected.appraises:
+        outcomes.result = _appraise(examination.verified, outcomes, expected)
         outcomes.error = _appraisal_error(outcomes.result)
     return outcomes
 
 
-@contextmanager
-def _given(path: Path) -> Iterator[None]:
-    """Turn the error of a file beside the evidence into one of the command line: it refuses nothing."""
+def _endorsements(
+    found: Evidence, files: Files, roots: Roots, at: datetime
+) -> tuple[bytes, list[bytes], list[bytes]]:
+    """Return the endorsement certificate, what leads to a root, and revocation lists."""
+    vek = one_certificate(files.vek) if files.vek else found.vek()
+    intermediates = found.others()
+    if files.chain:
+        with beside(files.chain):
+            intermediates += load_certificates(read_file(files.chain))
+    crls = [revocation_list(path) for path in files.crl]
+    if files.collateral is None:
+        return vek, intermediates, crls
+    from sealroom.collateral.resolver import resolve
+
+    kinds = dict(found.certificates)
+    if files.vek:
+        kinds = {"VCEK": vek} if choose_vek(found.report, {"VCEK": vek, "VLEK": b""}) else {"VLEK": vek}
+    more = resolve(found.report, kinds, roots=roots, at=at, store=files.collateral, note=quiet)
+    return vek or more.vek, [*intermediates, *more.intermediates], [*crls, *more.crls]
+
+
+def _add_devices(
+    outcomes: Outcomes, found: Evidence, files: Files, roots: NvidiaRoots, expected: Expectations
+) -> None:
+    """Verify the devices that a bundle's report covers."""
+    given = files.devices(roots, outcomes.at, expected.load_policy() if expected.appraises else None)
+    nonce = device_nonce_for(found.nonce) if found.nonce is not None else None
     try:
-        yield
-    except StorageError:
-        raise
+        devices = decode_devices(found.devices)
+    except FormatError as error:
+        outcomes.error = error
+        return
+    outcomes.take(examine(devices, nonce, given))
+
+
+def _verify_devices(found: DeviceEvidence, files: Files, expected: Expectations, at: datetime) -> Outcomes:
+    """Verify devices by themselves."""
+    if expected.report_data or expected.host_data:
+        raise click.UsageError("A device's report has neither REPORT_DATA nor HOST_DATA.")
+    if expected.nonce is not None and len(expected.nonce) != DEVICE_NONCE_SIZE:
+        raise click.UsageError(f"A device's nonce has {DEVICE_NONCE_SIZE} bytes, not {len(expected.nonce)}.")
+    roots = files.roots().nvidia
+    outcomes = Outcomes(found.kind, at, simulated=roots.simulated)
+    with beside(files.chain) if files.chain else nullcontext():
+        chain = files.device_chain()
+    given = files.devices(roots, at, expected.load_policy() if expected.appraises else None)
+    outcomes.take(examine(found.devices, expected.nonce, replace(given, chain=chain)))
+    if outcomes.error is None and expected.appraises:
+        outcomes.result = appraise_devices(
+            _gpus(outcomes), environment=expected.load_environment(), policy=expected.load_policy()
+        )
+        outcomes.error = _appraisal_error(outcomes.result)
+    return outcomes
+
+
+def _gpus(outcomes: Outcomes) -> tuple[VerifiedGpu, ...]:
+    return tuple(one.gpu for one in outcomes.devices if one.gpu is not None)
+
+
+def _verify_manifest(found: Manifest, files: Files, expected: Expectations, at: datetime) -> Outcomes:
+    """Verify a reference manifest."""
+    if expected != Expectations():
+        raise click.UsageError("A reference manifest is verified by itself.")
+    roots = files.roots().nvidia
+    given = files.devices(roots, at)
+    outcomes = Outcomes(MANIFEST, at, simulated=roots.simulated)
+    examined = examine_manifest(found.data, given)
+    outcomes.checks += examined.checks
+    outcomes.error = examined.error
+    if examined.rim is not None:
+        maker = "a simulated maker" if roots.simulated else "NVIDIA"
+        outcomes.signed = f"{maker} signed this {examined.rim.rim_id}"
+    return outcomes
+
+
+def _verify_nras(found: NrasToken, jwks: Path | None, expected: Expectations, at: datetime) -> Outcomes:
+    """Verify a token of NVIDIA's service with its public keys."""
+    from sealroom.nvidia import nras
+
+    if jwks is None:
+        raise click.UsageError("A token of NVIDIA's service is checked with --jwks FILE, its public keys.")
+    if expected != Expectations(nonce=expected.nonce):
+        raise click.UsageError("A token of NVIDIA's service is compared with a --nonce only.")
+    if expected.nonce is not None and len(expected.nonce) != nras.NONCE_SIZE:
+        raise click.UsageError(f"A nonce has {nras.NONCE_SIZE} bytes here, not {len(expected.nonce)}.")
+    outcomes = Outcomes("token of NVIDIA's attestation service", at)
+    with beside(jwks):
+        keys = json_object(read_file(jwks))
+    try:
+        result = nras.verify_token(found.data, jwks=keys, at=at, nonce=expected.nonce)
     except Error as error:
-        raise ConfigurationError(f"{path} cannot be used: {error.message}", advice=error.advice) from error
-
-
-def _one_certificate(path: Path) -> bytes:
-    with _given(path):
-        certificates = load_certificates(read_file(path))
-        if len(certificates) != 1:
-            raise FormatError(f"It holds {len(certificates)} certificates, not one.")
-        return certificates[0]
-
-
-def _revocation_list(path: Path) -> bytes:
-    with _given(path):
-        data = read_file(path)
-        if data[:1] == b"\x30":
-            return data
-        blocks = _CRL.findall(data)
-        if len(blocks) != 1:
-            raise FormatError(f"It holds {len(blocks)} revocation lists in PEM form, not one.")
-        try:
-            return base64.b64decode(b"".join(blocks[0].split()), validate=True)
-        except binascii.Error as error:
-            raise FormatError("The revocation list in PEM form does not decode.") from error
-
-
-def _environment(path: Path) -> Environment:
-    from sealroom.environments import Environment
-
-    with _given(path):
-        return Environment.from_toml(read_file(path))
+        outcomes.error = error
+        outcomes.checks.append(failed(error))
+    else:
+        outcomes.checks += result.checks
+        outcomes.signed = "NVIDIA's attestation service signed this result"
+    return outcomes
 
 
 def _expectations(verified: VerifiedReport, found: Evidence, expected: Expectations) -> list[CheckResult]:
     """Compare the report with the nonce and the data that the caller expects."""
     report = verified.report
     return [
-        _nonce_check(report.report_data, found.nonce, expected.nonce),
+        _nonce_check(report.report_data, found, expected.nonce),
         *check_expectations(report, report_data=expected.report_data, host_data=expected.host_data),
     ]
 
 
-def _nonce_check(report_data: bytes, claimed: bytes | None, chosen: bytes | None) -> CheckResult:
-    check = "snp.expected.nonce"
-    if chosen is not None:
-        if claimed not in (None, chosen):
-            return CheckResult(check, Outcome.FAILED, "the file answers another nonce than the one given")
-        if report_data_for(chosen) != report_data:
-            return CheckResult(check, Outcome.FAILED, "REPORT_DATA does not answer the given nonce")
-        return CheckResult(check, Outcome.PASSED, "REPORT_DATA answers the given nonce")
-    if claimed is None:
+def _nonce_check(report_data: bytes, found: Evidence, chosen: bytes | None) -> CheckResult:
+    check, claimed = "snp.expected.nonce", found.nonce
+    if chosen is not None and claimed not in (None, chosen):
+        return CheckResult(check, Outcome.FAILED, "the file answers another nonce than the one given")
+    nonce = claimed if chosen is None else chosen
+    if nonce is None:
         return CheckResult(check, Outcome.NOT_ASKED, "no nonce was given")
-    if report_data_for(claimed) != report_data:
-        return CheckResult(check, Outcome.FAILED, "REPORT_DATA does not answer the nonce in the file")
-    return CheckResult(
-        check, Outcome.NOT_ASKED, "answers the file's own nonce; give yours to see that it is fresh"
-    )
+    whose = "the nonce in the file" if chosen is None else "the given nonce"
+    if report_data_for(nonce, found.devices) != report_data:
+        why = f"REPORT_DATA does not answer {whose}"
+        if found.devices:
+            why += " together with the evidence of devices that is in the file"
+        return CheckResult(check, Outcome.FAILED, why)
+    covers = " and covers the evidence of devices" if found.devices else ""
+    if chosen is None:
+        fresh = f"answers the file's own nonce{covers}; give yours to see that it is fresh"
+        return CheckResult(check, Outcome.NOT_ASKED, fresh)
+    return CheckResult(check, Outcome.PASSED, f"REPORT_DATA answers the given nonce{covers}")
 
 
 def _first_failure(checks: list[CheckResult]) -> Error | None:
@@ -285,19 +290,11 @@ def _first_failure(checks: list[CheckResult]) -> Error | None:
     return None
 
 
-def _appraise(verified: VerifiedReport, expected: Expectations) -> AttestationResult:
-    from sealroom.appraisal import NO_EXPECTATION, Policy, VerifiedEvidence, appraise
+def _appraise(verified: VerifiedReport, outcomes: Outcomes, expected: Expectations) -> AttestationResult:
+    from sealroom.appraisal import VerifiedEvidence, appraise
 
-    policy = Policy.strict()
-    if expected.policy:
-        with _given(expected.policy):
-            policy = Policy.from_toml(read_file(expected.policy))
-    environment = _environment(expected.environment) if expected.environment else None
-    return appraise(
-        VerifiedEvidence(cpu=verified, report_data=verified.report.report_data),
-        environment=environment or NO_EXPECTATION,
-        policy=policy,
-    )
+    evidence = VerifiedEvidence(verified, verified.report.report_data, _gpus(outcomes))
+    return appraise(evidence, environment=expected.load_environment(), policy=expected.load_policy())
 
 
 def _appraisal_error(result: AttestationResult) -> Error | None:
@@ -322,14 +319,14 @@ def _verify_token(token: Token, jwks: Path | None, expected: Expectations, at: d
     if expected.report_data or expected.host_data or expected.policy or expected.nonce:
         raise click.UsageError("A token is compared with an --environment only.")
     outcomes = Outcomes("attestation result token", at)
-    with _given(jwks):
-        keys = _json_object(read_file(jwks))
+    with beside(jwks):
+        keys = json_object(read_file(jwks))
     try:
         outcomes.result = ear.verify(token.text, jwks=keys, at=at).result
         outcomes.simulated = outcomes.result.simulated
         outcomes.error = _appraisal_error(outcomes.result)
         if expected.environment and outcomes.error is None:
-            manifest = _environment(expected.environment)
+            manifest = environment_of(expected.environment)
             named = outcomes.result.environment
             if named is None or named.digest != manifest.digest:
                 about = named.name if named else "no environment"
@@ -342,13 +339,3 @@ def _verify_token(token: Token, jwks: Path | None, expected: Expectations, at: d
     except Error as error:
         outcomes.error = error
     return outcomes
-
-
-def _json_object(data: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise FormatError("It is no JSON document.") from error
-    if not isinstance(document, dict):
-        raise FormatError("It is no JSON object.")
-    return document

@@ -17,6 +17,7 @@ import binascii
 import hashlib
 import hmac
 import os
+import re
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
@@ -32,6 +33,7 @@ KEY_SIZE = 32
 _MAGIC = b"c4gh-v1"
 _PUBLIC = "CRYPT4GH PUBLIC KEY"
 _SECRET = "CRYPT4GH PRIVATE KEY"  # noqa: S105 - a PEM label
+_BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----")
 _NONCE_SIZE = 12
 _SALT_SIZE = 16
 
@@ -285,14 +287,9 @@ def _take_string(data: bytes, field: str) -> tuple[bytes, bytes]:
 
 def _read_pem(data: bytes) -> tuple[str, bytes]:
     lines = [line.strip() for line in data.splitlines() if line.strip()]
-    if (
-        len(lines) < 3
-        or not lines[0].startswith(b"-----BEGIN ")
-        or not lines[0].endswith(b"-----")
-        or not lines[-1].startswith(b"-----END ")
-    ):
+    if len(lines) < 3 or not (begin := _BEGIN.fullmatch(lines[0])) or not lines[-1].startswith(b"-----END "):
         raise FormatError("This is not a key file: it has no BEGIN and END line.")
-    label = lines[0].removeprefix(b"-----BEGIN ").removesuffix(b"-----").decode("ascii", "replace")
+    label = begin[1].decode("ascii")
     try:
         return label, base64.b64decode(b"".join(lines[1:-1]), validate=True)
     except (binascii.Error, ValueError) as error:

@@ -5,13 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from sealroom.environments.manifest import Environment
+
+SEPARATOR: Final = ", "
+"""Between the items of a list."""
+_BIT_FIELDS: Final = ("guest_policy", "artifacts.guest_features")
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One field that differs; None where a side has no such field."""
+    """One field that differs; None where a side has no such field.
+
+    Of measurements each side has only those that the other has not.
+    """
 
     field: str
     old: str | None
@@ -23,10 +31,20 @@ def diff(old: Environment, new: Environment) -> list[Difference]:
     before, after = dict(_flat(old)), dict(_flat(new))
     names = [*before, *(name for name in after if name not in before)]
     return [
-        Difference(name, before.get(name), after.get(name))
+        _difference(name, before.get(name), after.get(name))
         for name in names
         if before.get(name) != after.get(name)
     ]
+
+
+def _difference(name: str, old: str | None, new: str | None) -> Difference:
+    if not name.endswith(".measurements") or old is None or new is None:
+        return Difference(name, old, new)
+    # Most of a long table stays as it is: what left it and what came is what one looks for.
+    before, after = old.split(SEPARATOR), new.split(SEPARATOR)
+    gone = SEPARATOR.join(item for item in before if item not in after)
+    come = SEPARATOR.join(item for item in after if item not in before)
+    return Difference(name, gone or None, come or None) if gone or come else Difference(name, old, new)
 
 
 def _flat(environment: Environment) -> Iterator[tuple[str, str]]:
@@ -41,8 +59,8 @@ def _walk(prefix: str, value: object) -> Iterator[tuple[str, str]]:
         for item in value:
             yield from _walk(f"{prefix}[{item['name']}]", {k: v for k, v in item.items() if k != "name"})
     elif isinstance(value, list):
-        yield prefix, ", ".join(str(item) for item in value)
-    elif prefix == "guest_policy" and isinstance(value, int):
+        yield prefix, SEPARATOR.join(str(item) for item in value)
+    elif prefix in _BIT_FIELDS and isinstance(value, int):
         yield prefix, hex(value)
     else:
         yield prefix, str(value)

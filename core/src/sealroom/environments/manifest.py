@@ -16,7 +16,12 @@ guest_policy = 0x30000          # POLICY of the report, exactly
 [[shapes]]                      # name, vcpus, memory_mib, gpus, measurements = ["<96 hex digits>"]
 [initdata]                      # body = the exact text, host_data = "<64 hex digits>"
 [minimum_tcb.Genoa]             # bootloader, tee, snp, microcode (Turin: fmc too)
+[gpu]                           # see sealroom.environments.gpu; where a shape has gpus
+[artifacts]                     # what the measurements were computed from: sealroom.environments.artifacts
 ```
+
+For guests with an ID block, `id_key_digest` and `author_key_digest` (96 hex digits, `sealroom.snp.idblock`)
+name the keys that must have signed it.
 """
 
 from __future__ import annotations
@@ -38,20 +43,23 @@ from pydantic import (
 )
 
 from sealroom.appraisal.expectation import ReferenceValues
+from sealroom.environments.artifacts import Artifacts
+from sealroom.environments.gpu import GpuSection
+from sealroom.environments.initdata import HOST_DATA_SIZE, MAX_INITDATA, check_initdata
+from sealroom.environments.initdata import initdata_host_data as initdata_host_data
 from sealroom.errors import ConfigurationError, FormatError
 from sealroom.snp import ProductLine, TcbVersion
 
 FORMAT = "sealroom-environment/1"
 MAX_SIZE = 1 << 20
 """A manifest with a table of a thousand measurements has about 100 KiB."""
-HOST_DATA_SIZE = 32
 MEASUREMENT_LABEL = b"sealroom simulated launch measurement 1\0"
-INITDATA_ALGORITHMS = ("sha256", "sha384", "sha512")
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 Measurement = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{96}$")]
+KeyDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{96}$")]
 HostData = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Level = Annotated[int, Field(ge=0, le=255)]
 
@@ -87,13 +95,13 @@ class Shape(_Model):
 class InitData(_Model):
     """The initdata handed to the guest at launch; its digest is HOST_DATA."""
 
-    body: Annotated[str, Field(max_length=1 << 18)]
+    body: Annotated[str, Field(max_length=MAX_INITDATA)]
     """The exact text."""
     host_data: HostData
 
     @model_validator(mode="after")
     def _host_data_is_the_digest(self) -> Self:
-        if initdata_host_data(self.body).hex() != self.host_data:
+        if check_initdata(self.body).hex() != self.host_data:
             raise ValueError("host_data is not the digest of the body")
         return self
 
@@ -130,6 +138,14 @@ class Environment(_Model):
     shapes: Annotated[tuple[Shape, ...], Field(min_length=1)]
     initdata: InitData | None = None
     minimum_tcb: dict[ProductLine, TcbLevels]
+    gpu: GpuSection | None = None
+    """Which GPUs it may run on; a shape with GPUs and no such section is refused by the appraisal."""
+    artifacts: Artifacts | None = None
+    """What the measurements of all shapes were computed from, if they were computed."""
+    id_key_digest: KeyDigest | None = None
+    """The key that must have signed the guest's ID block, if one is demanded."""
+    author_key_digest: KeyDigest | None = None
+    """The key that must have certified the ID key, if one is demanded."""
     _raw: bytes = PrivateAttr(default=b"")
 
     @classmethod
@@ -195,7 +211,19 @@ class Environment(_Model):
             host_data=self.host_data,
             guest_policy=self.guest_policy,
             minimum_tcb={line: levels.as_tcb() for line, levels in self.minimum_tcb.items()},
+            id_key_digest=_key_digest(self.id_key_digest),
+            author_key_digest=_key_digest(self.author_key_digest),
+            gpu=self.gpu.references if self.gpu else None,
+            gpu_counts=self._gpu_counts(),
         )
+
+    def _gpu_counts(self) -> dict[bytes, frozenset[int]]:
+        # GPUs are not measured at launch, so shapes that differ in nothing else share a measurement.
+        counts: dict[bytes, frozenset[int]] = {}
+        for shape in self.shapes:
+            for value in shape.measurement_bytes:
+                counts[value] = counts.get(value, frozenset()) | {shape.gpus}
+        return counts
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -208,7 +236,14 @@ class Environment(_Model):
         for line, levels in self.minimum_tcb.items():
             if (line is ProductLine.TURIN) != (levels.fmc is not None):
                 raise ValueError(f"minimum_tcb.{line}: fmc belongs to Turin, and only to Turin")
+        if self.gpu is not None and not any(shape.gpus for shape in self.shapes):
+            raise ValueError("there is a section gpu, and no shape has gpus")
+        for name in ("id_key_digest", "author_key_digest"):
+            if set(getattr(self, name) or "1") == {"0"}:
+                raise ValueError(f"{name} is zero, which in a report means that there is no such key")
         if self.tee == "simulated":
+            if self.artifacts is not None:
+                raise ValueError("artifacts belong to tee snp: a simulated guest has none")
             self._measurements_are_simulated()
         return self
 
@@ -246,19 +281,9 @@ def simulated_measurement(content: Mapping[str, object], shape: str) -> bytes:
     return hashlib.sha384(MEASUREMENT_LABEL + canonical).digest()
 
 
+def _key_digest(value: str | None) -> bytes | None:
+    return None if value is None else bytes.fromhex(value)
+
+
 def _list(value: object) -> Iterable[Mapping[str, object]]:
     return value if isinstance(value, list | tuple) else ()
-
-
-def initdata_host_data(body: str) -> bytes:
-    """Return HOST_DATA for an initdata text: its digest by the algorithm that it names itself.
-
-    HOST_DATA has 32 bytes; a longer digest is cut to them, as the guest components do.
-
-    Raises:
-        ValueError: The text is not TOML or names no known algorithm.
-    """
-    algorithm = tomllib.loads(body).get("algorithm")
-    if algorithm not in INITDATA_ALGORITHMS:
-        raise ValueError(f"initdata names no known algorithm ({', '.join(INITDATA_ALGORITHMS)})")
-    return hashlib.new(algorithm, body.encode("utf-8")).digest()[:HOST_DATA_SIZE]

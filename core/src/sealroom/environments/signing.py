@@ -12,7 +12,7 @@ import binascii
 import hashlib
 from collections.abc import Sequence
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -90,7 +90,7 @@ def load_private_key(pem: bytes) -> Ed25519PrivateKey:
     """Read a private key in PEM."""
     try:
         key = load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
         raise ConfigurationError("The signing key is not an unencrypted key in PEM.") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigurationError("The signing key is not an Ed25519 key.")
@@ -101,7 +101,7 @@ def load_public_key(pem: bytes) -> Ed25519PublicKey:
     """Read a public key in PEM."""
     try:
         key = load_pem_public_key(pem)
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, UnsupportedAlgorithm, InternalError) as error:
         raise ConfigurationError("The publisher key is not a public key in PEM.") from error
     if not isinstance(key, Ed25519PublicKey):
         raise ConfigurationError("The publisher key is not an Ed25519 key.")

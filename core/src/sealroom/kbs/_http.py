@@ -26,6 +26,8 @@ MAX_ANSWER: Final = 32 * 1024 * 1024
 
 _SHOWN: Final = 500
 _POLICY_DENY: Final = "PolicyDeny"
+LOGIN_ENDED: Final = "person.ended"
+"""The broker's rule that a person's login is presented again from time to time."""
 _BUSY: Final = frozenset({429, 502, 503, 504})
 
 
@@ -43,6 +45,13 @@ class Answer:
         """Whether a new attestation may help: 401, but not Trustee's 401 for a refusal by policy."""
         return (
             self.status == httpx.codes.UNAUTHORIZED and self._refusal().type.endswith(_POLICY_DENY) is False
+        )
+
+    @property
+    def login_ended(self) -> bool:
+        """Whether presenting the person's login again may help."""
+        return self.status == httpx.codes.FORBIDDEN and any(
+            reason.code == LOGIN_ENDED for reason in self._refusal().reasons
         )
 
     def problem(self, what: str) -> Error | None:
@@ -118,7 +127,7 @@ class Transport:
         self.base_url: Final = base_url.rstrip("/")
         self._owned = http is None
         # A proxy that the environment names must not come between this machine and itself.
-        self._http = http or httpx.Client(timeout=timeout, trust_env=not _is_loopback(parts.hostname))
+        self._http = http or httpx.Client(timeout=timeout, trust_env=not is_loopback(parts.hostname))
 
     def close(self) -> None:
         """Close the connections, unless the caller gave the client."""
@@ -180,7 +189,8 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text[:_SHOWN]).strip()
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether a host's name is this machine's own."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -71,25 +71,53 @@ class Refusal(_Answer):
 class IdentityRequest(_Request):
     """The person's token, presented inside the attested session and bound to it."""
 
-    provider: Literal["jupyterhub"]
+    provider: Literal["jupyterhub", "oidc"]
     token: str = Field(repr=False)
+    """The hub's token, or an ID token whose nonce is `session_nonce` of the attested key
+    (`sealroom.kbs.nonce`)."""
+    access_token: str = Field(default="", repr=False)
+    """For the OIDC provider's userinfo, where a person's visas may be; only needed for that."""
     server: str = ""
     """Name of the notebook server as the hub knows it; empty for the default server."""
 
 
+class Visa(_Answer):
+    """A verified visa of a person's GA4GH passport, of the type `ControlledAccessGrants`."""
+
+    issuer: str
+    """Who signed it."""
+    value: str
+    """The dataset, as a URI."""
+    source: str
+    """The organisation that decided."""
+    by: str = ""
+    """Who decided there, for example `dac`; empty if the visa does not say."""
+    asserted: datetime
+    """When it was decided."""
+    until: datetime
+    """When the visa ends."""
+
+
 class Person(_Answer):
-    """Who the identity provider says this is."""
+    """Who the identity provider says this is. Only issuer and subject together name a person."""
 
     subject: str
     name: str
     groups: tuple[str, ...] = ()
     issuer: str
+    email: str = ""
+    """Empty unless the provider says that it has verified the address."""
+    visas: tuple[Visa, ...] = ()
 
 
 class IdentityResponse(_Answer):
     """The person that the broker bound to the session."""
 
     person: Person
+    until: datetime | None = None
+    """When the login must have been presented again."""
+    ignored: tuple[Reason, ...] = ()
+    """What the broker left out of the person's passport, and why."""
 
 
 class DatasetState(_Answer):
@@ -169,8 +197,13 @@ class SessionState(_Answer):
     """The session as the broker sees it now; polled by the guest, which drops keys that are not `active`."""
 
     person: Person | None
+    """Nobody if the login has ended."""
     expires: datetime
     """When the attestation result is too old and the guest must attest again."""
+    login_until: datetime | None = None
+    """When the person's login must have been presented again."""
+    login_due: bool = False
+    """Whether to present it now: half of its time has passed."""
     releases: tuple[ReleaseState, ...] = ()
 
 
@@ -179,13 +212,21 @@ class GrantSpec(_Request):
 
     dataset: str
     subject: str = ""
-    """The person's name at the identity provider; exactly one of `subject` and `group` is given."""
+    """The person, as the issuer names them; exactly one of `subject`, `group` and `visa` is given."""
     group: str = ""
+    """Everybody in this group of the issuer."""
+    visa: str = ""
+    """Everybody who holds a `ControlledAccessGrants` visa with this value."""
+    issuer: str = ""
+    """Who says so: the identity provider of the person or group, or the visa's issuer. A broker that knows
+    one provider of people fills it in; for a visa, empty means every visa issuer that the broker trusts."""
     purposes: tuple[str, ...] = ("DUO:0000042",)
     environments: tuple[str, ...] = ()
     """Environment digests (`sha256:<hex>`); empty means every environment the broker approves."""
     minimum: Literal["affirming", "simulated"] = "affirming"
     """Least tier of the server's appraisal. `simulated` is accepted by a development broker only."""
+    gpu: bool = False
+    """Whether the server must have a GPU in confidential mode, of at least that tier."""
     starts: datetime | None = None
     until: datetime | None = None
 

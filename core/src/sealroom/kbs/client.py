@@ -6,11 +6,14 @@ answers 401 gets fresh evidence once; a refusal (403) is passed on with its reas
 more evidence.
 
 Fresh evidence goes into the same session where the broker keeps it (`auth` with the session's cookie), so
-that person and releases stay. Where it does not, the client presents the person again.
+that person and releases stay. Where it does not, or where the person's login has ended, the client presents
+the login again.
 
 Invariants:
 
 - Thread-safe; concurrent 401s lead to one handshake.
+- An attestation result is taken only if it names this session's nonce and key. Its signature is for the
+  caller to verify, who knows the broker's keys.
 - Tokens, keys and plaintexts are in no log line, error or `repr`.
 - Nothing but `sealroom.errors.Error` leaves a call, except the caller's own mistakes.
 """
@@ -21,7 +24,7 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, Self
 from urllib.parse import quote
@@ -41,6 +44,7 @@ from sealroom.kbs.calls import (
     ReleaseResponse,
     SessionState,
 )
+from sealroom.kbs.devices import DeviceLike, encode_devices
 from sealroom.kbs.evidence import snp_to_json
 from sealroom.kbs.jwe import TeeKey
 from sealroom.kbs.messages import (
@@ -55,10 +59,13 @@ from sealroom.kbs.messages import (
     TeeEvidence,
     parse,
 )
+from sealroom.kbs.token import check_token
 
 _LOG = logging.getLogger(__name__)
 _RESOURCE_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 DEFAULT_TIMEOUT: Final = 30.0
+DEVICE_NONCE_SIZE: Final = 32
+"""What an NVIDIA GPU takes as nonce: the first bytes of the digest."""
 
 
 class Evidence(Protocol):
@@ -84,8 +91,16 @@ class Evidence(Protocol):
 Provider = Callable[[bytes], Evidence]
 """Gives evidence that covers 64 bytes of report data."""
 
-Devices = Callable[[bytes], str]
-"""Gives the devices' evidence for their nonce, as a JSON text `{tee: evidence}`; empty without devices."""
+
+class Devices(Protocol):
+    """A source of the devices' evidence; `sealroom.guest.DeviceProvider` is one."""
+
+    def evidence(self, nonce: bytes) -> Sequence[DeviceLike]:
+        """Gather the evidence of every device over a nonce of 32 bytes."""
+
+
+EncodeDevices = Callable[[Sequence[DeviceLike]], str]
+"""Writes the devices' evidence as the protocol's `additional_evidence`."""
 
 
 def snp_evidence(evidence: Evidence) -> JsonValue:
@@ -127,6 +142,7 @@ class KbsClient:
         key: TeeKey | None = None,
         encode: Callable[[Evidence], JsonValue] = snp_evidence,
         devices: Devices | None = None,
+        encode_devices: EncodeDevices = encode_devices,
         init_data: str | None = None,
         http: httpx.Client | None = None,
         timeout: float = DEFAULT_TIMEOUT,
@@ -140,6 +156,7 @@ class KbsClient:
             key: The key that answers are encrypted to; a new P-256 key without it.
             encode: Writes the evidence as the protocol's `primary_evidence`.
             devices: Gives the evidence of the devices beside the CPU.
+            encode_devices: Writes it as the protocol's `additional_evidence`.
             init_data: The TOML text whose digest is HOST_DATA, to send along.
             http: A client to use, for example with a certificate authority of your own.
             timeout: Seconds for each step of a request.
@@ -152,6 +169,7 @@ class KbsClient:
         self._tee = tee
         self._encode = encode
         self._devices = devices
+        self._encode_devices = encode_devices
         self._init_data = None if init_data is None else InitData(format="toml", body=init_data)
         self._key = key or TeeKey.generate()
         self._lock = threading.RLock()
@@ -188,7 +206,7 @@ class KbsClient:
         Raises:
             AccessDeniedError: The broker refuses the evidence; `reasons` says why.
             NetworkError: The broker or the source of the evidence cannot be reached.
-            ProtocolError: One of them speaks another protocol.
+            ProtocolError: One of them speaks another protocol, or the result is not about this server.
         """
         with self._lock:
             attested, cookie = self._handshake(self._cookie)
@@ -279,13 +297,17 @@ class KbsClient:
         answer = self._send("POST", "/attest", request.to_json(), cookie)
         _raise_problem(answer, "this server's evidence")
         token = parse(AttestResponse, answer.body).token
+        check_token(token, challenge.nonce, runtime_data.tee_pubkey, devices)
         attested = Attested(token, challenge.nonce, evidence.provider, evidence, runtime_data)
         return attested, answer.cookie or cookie
 
     def _gather(self, challenge: Challenge, runtime_data: RuntimeData) -> tuple[Evidence, str]:
         """Gather the devices' evidence first: the CPU's covers it."""
         nonce, key, algorithm = challenge.nonce, runtime_data.tee_pubkey, challenge.algorithm
-        devices = "" if self._devices is None else self._devices(device_nonce(nonce, key, algorithm))
+        devices = ""
+        if self._devices is not None:
+            asked = device_nonce(nonce, key, algorithm, size=DEVICE_NONCE_SIZE)
+            devices = self._encode_devices(self._devices.evidence(asked))
         return self._provider(cpu_report_data(nonce, key, devices, algorithm)), devices
 
     def _present(self, request: IdentityRequest) -> None:
@@ -305,6 +327,9 @@ class KbsClient:
                 if self._handshakes == seen:
                     self.attest()
                 cookie = self._cookie
+            answer = self._send(method, path, body, cookie)
+        if answer.login_ended and self._identity is not None:
+            self._present(self._identity)
             answer = self._send(method, path, body, cookie)
         _raise_problem(answer, what)
         return answer

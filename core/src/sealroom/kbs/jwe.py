@@ -25,7 +25,7 @@ import struct
 from collections.abc import Mapping
 from typing import Final, Literal, NoReturn
 
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InternalError, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, keywrap, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -102,7 +102,7 @@ class TeeKey:
         """
         try:
             key = serialization.load_pem_private_key(pem, None)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, UnsupportedAlgorithm, InternalError):
             raise ProtocolError("The TEE key is not a PEM private key.") from None
         if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
             raise ProtocolError("The TEE key is neither an EC nor an RSA key.")

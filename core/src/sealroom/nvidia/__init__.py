@@ -27,6 +27,7 @@ from sealroom.nvidia.verify import (
     clear_device_cache,
     examine_device,
     verify_device,
+    with_revocation,
 )
 
 __all__ = [
@@ -50,4 +51,5 @@ __all__ = [
     "rim_ids",
     "verify_device",
     "verify_rim",
+    "with_revocation",
 ]

@@ -9,17 +9,18 @@ Invariants:
 - A chain ends at exactly one pinned root: the last certificate is the root itself, byte for byte, or is
   issued by it.
 - Signatures are verified before anything else in a certificate is believed; times are a check of their own.
+- One certificate has one encoding: what is not covered by its signature is not free to vary either.
+- What a certificate calls critical is understood here, or the certificate is refused (RFC 5280, 4.2).
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-import warnings
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Final
 
@@ -29,7 +30,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import Certificate as X509Certificate
-from cryptography.x509.oid import ExtensionOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from sealroom.checks import Trail
 from sealroom.errors import ChainError, Error, ExpiredError, FormatError, NotYetValidError
@@ -38,7 +39,29 @@ MAX_CERTIFICATES: Final = 8
 """Most certificates of a chain that are read; a device's has five."""
 MAX_CERTIFICATE: Final = 8192
 _PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----")
-_MALFORMED: Final = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, OverflowError)
+_MALFORMED: Final = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    # Where the program makes errors of warnings: what the library warns about is refused below anyway.
+    Warning,
+)
+_UNDERSTOOD: Final = frozenset(
+    {
+        "2.5.29.14",  # subject key identifier
+        "2.5.29.15",  # key usage
+        "2.5.29.17",  # subject alternative name: nothing is looked up by name
+        "2.5.29.19",  # basic constraints
+        "2.5.29.35",  # authority key identifier
+        "2.5.29.37",  # extended key usage
+        "2.23.133.5.4.1",  # TCG DICE, firmware id of Hopper
+        "2.23.133.5.4.1.1",  # TCG DICE, firmware id of Blackwell
+    }
+)
+"""Extensions that may be critical: they are evaluated, or narrow nothing that is done here."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +88,10 @@ class Certificate:
             FormatError: It is no certificate of this kind.
         """
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return cls.of(x509.load_der_x509_certificate(der))
+            parsed = cls.of(x509.load_der_x509_certificate(der))
+            if parsed.der != der:
+                raise ValueError("it is not in DER")
+            return parsed
         except _MALFORMED as error:
             raise FormatError(
                 f"The {what} is not an X.509 certificate with a P-384 key: {_first_line(error)}.",
@@ -88,10 +112,18 @@ class Certificate:
         if not isinstance(certificate.signature_hash_algorithm, SHA384):
             raise ValueError("it is not signed with SHA-384")
         # Parsed lazily by the library: malformed extensions and names show here, not later.
-        list(certificate.extensions)
+        if not understood(certificate.extensions):
+            raise ValueError("a critical extension is not known here")
+        # RFC 5280, 4.1.2.2.
+        if certificate.serial_number <= 0:
+            raise ValueError("the serial number is not positive")
+        _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         certificate.subject.rfc4514_string()
         certificate.issuer.rfc4514_string()
-        return cls(certificate.public_bytes(Encoding.DER), certificate, key)
+        der = certificate.public_bytes(Encoding.DER)
+        if not has_whole_bits(der, certificate.signature):
+            raise ValueError("the signature is not encoded as whole bytes")
+        return cls(der, certificate, key)
 
     @property
     def fingerprint(self) -> str:
@@ -125,6 +157,21 @@ class Certificate:
         )
 
     @cached_property
+    def may_sign_evidence(self) -> bool:
+        """Whether nothing in it forbids to sign: a responder's certificate is for OCSP answers alone."""
+        try:
+            usage = self.x509.extensions.get_extension_for_class(x509.KeyUsage).value
+            if not usage.digital_signature:
+                return False
+        except x509.ExtensionNotFound:
+            pass
+        try:
+            uses = self.x509.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        except x509.ExtensionNotFound:
+            return True
+        return ExtendedKeyUsageOID.OCSP_SIGNING not in uses
+
+    @cached_property
     def path_length(self) -> int | None:
         """How many CA certificates may follow; None without a limit."""
         try:
@@ -135,11 +182,42 @@ class Certificate:
 
     def issued_by(self, issuer: Certificate) -> bool:
         """Return whether the issuer's key signed this certificate and the names fit."""
-        try:
-            self.x509.verify_directly_issued_by(issuer.x509)
-        except (*_MALFORMED, InvalidSignature):
-            return False
-        return True
+        return _issued(self, issuer)
+
+
+@lru_cache(maxsize=512)
+def _issued(child: Certificate, issuer: Certificate) -> bool:
+    # Devices share most of their chain; certificates are equal if their bytes are.
+    try:
+        child.x509.verify_directly_issued_by(issuer.x509)
+    except (*_MALFORMED, InvalidSignature):
+        return False
+    return True
+
+
+def clear_link_cache() -> None:
+    """Forget which certificate issued which."""
+    _issued.cache_clear()
+
+
+def understood(extensions: x509.Extensions, also: Set[str] = frozenset()) -> bool:
+    """Return whether every critical extension is known here (RFC 5280, 4.2).
+
+    Args:
+        extensions: The extensions.
+        also: Numbers of more that are known.
+    """
+    critical = {one.oid.dotted_string for one in extensions if one.critical}
+    return critical <= _UNDERSTOOD | also
+
+
+def has_whole_bits(der: bytes, signature: bytes) -> bool:
+    """Return whether a signature stands in a structure as a BIT STRING that leaves no bit unused.
+
+    The number of unused bits is outside of what is signed, and with a last bit of zero the library reads the
+    same signature from 0 and from 1: two encodings of one certificate.
+    """
+    return b"\0" + signature in der
 
 
 def load_chain(data: bytes) -> list[bytes]:
@@ -169,9 +247,7 @@ def load_chain(data: bytes) -> list[bytes]:
 
 def _der_of_pem(block: bytes) -> bytes:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return x509.load_pem_x509_certificate(block).public_bytes(Encoding.DER)
+        return x509.load_pem_x509_certificate(block).public_bytes(Encoding.DER)
     except _MALFORMED as error:
         raise FormatError(
             f"A certificate of the chain does not decode: {_first_line(error)}.",
@@ -205,10 +281,12 @@ class Path:
 
     what: str
     prefix: str
+    few: str
+    """The check that fails if there are too few certificates."""
 
 
-DEVICE: Final = Path("device chain", "nvidia.chain")
-RIM: Final = Path("chain of the reference manifest", "nvidia.rim")
+DEVICE: Final = Path("device chain", "nvidia.chain", "nvidia.chain.present")
+RIM: Final = Path("chain of the reference manifest", "nvidia.rim", "nvidia.rim.links")
 
 
 def build_chain(
@@ -261,7 +339,7 @@ def _parse(given: Sequence[bytes], path: Path) -> tuple[Certificate, ...]:
     if len(given) < 2:
         raise ChainError(
             f"The {path.what} has {len(given)} certificates; a signer and its issuers are at least two.",
-            check=f"{path.prefix}.present",
+            check=path.few,
         )
     return tuple(
         Certificate.from_der(der, f"certificate {number} of the {path.what}", f"{path.prefix}.format")
@@ -284,6 +362,11 @@ def _check_authorities(chain: tuple[Certificate, ...], path: Path, trail: Trail)
     if chain[0].is_ca:
         raise ChainError(
             f"{chain[0].name} is an authority, and no signer of evidence.", check=f"{path.prefix}.authority"
+        )
+    if not chain[0].may_sign_evidence:
+        raise ChainError(
+            f"{chain[0].name} is certified for another use than to sign evidence.",
+            check=f"{path.prefix}.authority",
         )
     trail.passed(f"{path.prefix}.authority", "every issuer may sign certificates, the signer may not")
 

@@ -72,8 +72,9 @@ _ROWS: Final[tuple[tuple[str, str, str, str, str, str, str], ...]] = (
         "device_report",
         "Nothing follows the signature",
         (
-            "No byte stands after the signature. One is tolerated and named: some guests append it. It is"
-            " covered by nothing, and it is not read. More are refused."
+            "No byte stands after the signature, at the end that the lengths in the report determine. One "
+            "is tolerated and named: a published guest appends it. It is covered by nothing, and it is not "
+            "read. More are refused."
         ),
         "NVIDIA's verifiers disagree; confidential-containers/trustee passes over it",
         "A byte was added to the report on its way. It means nothing.",
@@ -113,7 +114,10 @@ _ROWS: Final[tuple[tuple[str, str, str, str, str, str, str], ...]] = (
         "nvidia.chain.format",
         "device_chain",
         "Certificates are well formed",
-        "Each is an X.509 certificate in DER with a key on P-384, signed with ECDSA and SHA-384.",
+        (
+            "Each is an X.509 certificate in DER with a key on P-384, signed with ECDSA and SHA-384; "
+            "extensions that it calls critical are known here."
+        ),
         _PKI,
         _DAMAGED,
         _CHAIN_AGAIN,
@@ -140,7 +144,10 @@ _ROWS: Final[tuple[tuple[str, str, str, str, str, str, str], ...]] = (
         "nvidia.chain.authority",
         "device_chain",
         "Issuers may issue",
-        "Every issuer is a certificate authority within its path length; the signer is none.",
+        (
+            "Every issuer is a certificate authority within its path length; the signer is none, and its "
+            "certificate is for signing and not for OCSP answers."
+        ),
         _PKI,
         _STRANGER,
         _CHAIN_AGAIN,
@@ -159,8 +166,8 @@ _ROWS: Final[tuple[tuple[str, str, str, str, str, str, str], ...]] = (
         "device_chain",
         "Device is of a known kind",
         (
-            "The signer's name is that of a Hopper or Blackwell GPU or of an NVSwitch, and the report has"
-            " its form."
+            "The signer's name is that of a Hopper or Blackwell GPU or of an NVSwitch, and a GPU's report "
+            "names its driver."
         ),
         f"{_PKI}; {_OPEN}",
         "The proof comes from a device of another kind than it says.",
@@ -202,7 +209,7 @@ _ROWS: Final[tuple[tuple[str, str, str, str, str, str, str], ...]] = (
         "Firmware id is the certified one",
         (
             "The firmware id in the report (opaque field 20) equals the one in the signer's certificate "
-            "(TCG DICE, 2.23.133.5.4.1 or 2.23.133.5.4.1.1). Drivers up to 535 report none."
+            "(TCG DICE, 2.23.133.5.4.1 or 2.23.133.5.4.1.1). Drivers up to 535 and switches report none."
         ),
         "TCG DICE Attestation Architecture 1.1, section 6.1; NVIDIA/attestation-sdk",
         "The GPU's certificate is for other firmware than the GPU reports.",
@@ -221,7 +228,10 @@ _ROWS: Final[tuple[tuple[str, str, str, str, str, str, str], ...]] = (
         "nvidia.rim.format",
         "rim",
         "Manifest is well formed",
-        "A SWID tag without a document type, with one Meta and one Payload of numbered values of 48 bytes.",
+        (
+            "A SWID tag in UTF-8 without a document type, with one Meta and one Payload of numbered values, "
+            "each of 48 bytes."
+        ),
         _RIM,
         _MANIFEST,
         _FETCH,
@@ -281,7 +291,7 @@ _ROWS: Final[tuple[tuple[str, str, str, str, str, str, str], ...]] = (
         "nvidia.rim.authority",
         "rim",
         "Signer's issuers may issue",
-        "Every issuer is a certificate authority; the signer is none.",
+        "Every issuer is a certificate authority; the signer is none, and its certificate is for signing.",
         "RFC 5280",
         f"{_MANIFEST} The reference values are not NVIDIA's.",
         _FETCH,
@@ -308,7 +318,10 @@ _ROWS: Final[tuple[tuple[str, str, str, str, str, str, str], ...]] = (
         "nvidia.rim.signature",
         "rim",
         "Manifest is signed",
-        "One enveloped XML signature covers the whole document: canonical XML 1.1, ECDSA P-384 with SHA-384.",
+        (
+            "One enveloped XML signature covers the whole document: canonical XML 1.1, ECDSA P-384 with "
+            "SHA-384. No other algorithm or transform is taken from the file."
+        ),
         "W3C XML Signature 1.1; RFC 4051",
         f"{_MANIFEST} Somebody changed the reference values.",
         _FETCH,
@@ -338,7 +351,10 @@ _ROWS: Final[tuple[tuple[str, str, str, str, str, str, str], ...]] = (
         "nvidia.rim.collision",
         "rim",
         "Manifests do not contradict each other",
-        "No index is active in two manifests.",
+        (
+            "There is one manifest of the driver and one of the VBIOS, and no index is active in both. The "
+            "same file given twice counts once."
+        ),
         f"{_OPEN}, verifier/measurements",
         "The reference values contradict each other.",
         "Give one manifest for the driver and one for the VBIOS.",

@@ -4,8 +4,9 @@
 The rules are those of NVIDIA's open verifiers (NVIDIA/nvtrust, local_gpu_verifier, verifier/measurements;
 NVIDIA/attestation-sdk, measurements; google/go-nvattest-tools):
 
-- the reference values are the active ones of the driver's and the VBIOS's manifests together; an index that
-  is active in both is an error;
+- there is one manifest of the driver and one of the VBIOS. The same file given twice counts once; two files
+  of one version that differ are two opinions, and an error;
+- the reference values are the active ones of both together; an index that is active in both is an error;
 - index i of a manifest is compared with measurement block i + 1; any of the alternatives may match;
 - index 35 is passed over while the video decoder 0 is off;
 - blocks without a reference value are passed over; a reference value without a block is an error.
@@ -17,13 +18,14 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from sealroom.checks import CheckResult, Outcome
+from sealroom.nvidia.opaque import Architecture
 from sealroom.nvidia.rim import Kind, VerifiedRim
 from sealroom.nvidia.verify import VerifiedDevice
 
 NVDEC0_INDEX: Final = 35
 REISSUED_INDICES: Final = frozenset({9})
 """Indices for which NVIDIA issued other values under one VBIOS version (NVIDIA/nvtrust 60, 90, 132)."""
-_SWITCH_BOARD: Final = ["5612", "0002", "890"]
+_SWITCH_BOARD: Final = ("5612", "0002", "890")
 """Project, project SKU and chip SKU of the LS10 switch in NVIDIA's manifest ids."""
 _NAMES: Final[dict[Kind, str]] = {"driver": "driver", "vbios": "VBIOS"}
 
@@ -37,14 +39,12 @@ def rim_ids(device: VerifiedDevice) -> tuple[str, str]:
     version = report.vbios_version.replace(".", "")
     if device.is_switch:
         # A switch's report names no board: the service has one kind of it (NVIDIA/attestation-sdk, switch).
-        parts = [report.project, report.project_sku, report.chip_sku]
-        return "", "NV_SWITCH_BIOS_" + "_".join([*(parts if all(parts) else _SWITCH_BOARD), version])
-    if report.chip_info:
-        driver = f"NV_GPU_CC_DRIVER_{report.chip_info}_{report.driver_version}"
-    elif device.chip.startswith("GH"):
+        board = (report.project, report.project_sku, report.chip_sku)
+        return "", "NV_SWITCH_BIOS_" + "_".join((*(board if all(board) else _SWITCH_BOARD), version))
+    if device.architecture is Architecture.HOPPER:
         driver = f"NV_GPU_DRIVER_GH100_{report.driver_version}"
     else:
-        driver = f"NV_GPU_CC_DRIVER_{device.chip}_{report.driver_version}"
+        driver = f"NV_GPU_CC_DRIVER_{report.chip_info or device.chip}_{report.driver_version}"
     parts = (report.project, report.project_sku, report.chip_sku, version)
     return driver, "NV_GPU_VBIOS_" + "_".join(part.upper() for part in parts)
 
@@ -64,22 +64,20 @@ def compare(device: VerifiedDevice, rims: Sequence[VerifiedRim]) -> tuple[CheckR
     versions: dict[Kind, str] = {"driver": device.report.driver_version, "vbios": device.report.vbios_version}
     if device.is_switch:
         del versions["driver"]
-    chosen = {
-        kind: [rim for rim in rims if rim.kind == kind and rim.version == version]
-        for kind, version in versions.items()
-    }
+    chosen = {kind: _chosen(device, rims, kind, version) for kind, version in versions.items()}
     results = [_version(rims, versions), _roots(device, rims)]
+    ids: dict[Kind, str] = dict(zip(("driver", "vbios"), rim_ids(device), strict=True))
     missing = [
-        f"{_NAMES[kind]} {versions[kind] or 'of no version'}" for kind, found in chosen.items() if not found
+        f"{_NAMES[kind]} {versions[kind] or 'of no version'} (at the RIM service: {ids[kind]})"
+        for kind, found in chosen.items()
+        if not found
     ]
-    ids = [one for one in rim_ids(device) if one]
     if missing:
         results.append(
             CheckResult(
                 "nvidia.rim.present",
                 Outcome.FAILED if rims else Outcome.NOT_ASKED,
-                f"no reference manifest for {' and '.join(missing)}; the RIM service knows them as "
-                f"{', '.join(ids)}",
+                f"no reference manifest for {' and '.join(missing)}",
             )
         )
     else:
@@ -87,6 +85,15 @@ def compare(device: VerifiedDevice, rims: Sequence[VerifiedRim]) -> tuple[CheckR
         results.append(CheckResult("nvidia.rim.present", Outcome.PASSED, used))
     results += _compare(device, [rim for found in chosen.values() for rim in found], complete=not missing)
     return tuple(results)
+
+
+def _chosen(
+    device: VerifiedDevice, rims: Sequence[VerifiedRim], kind: Kind, version: str
+) -> list[VerifiedRim]:
+    """Return the manifests to compare with; where several fit, those that name the device's chip."""
+    found = [*{rim.sha256: rim for rim in rims if rim.kind == kind and rim.version == version}.values()]
+    # Drivers of one version have a manifest for each kind of chip.
+    return [rim for rim in found if rim.product == device.chip] or found
 
 
 def _version(rims: Sequence[VerifiedRim], versions: dict[Kind, str]) -> CheckResult:
@@ -123,24 +130,17 @@ def _compare(device: VerifiedDevice, rims: Sequence[VerifiedRim], *, complete: b
             CheckResult(one, Outcome.NOT_ASKED, "there is no reference manifest")
             for one in (*checks, reissued)
         ]
-    golden: dict[int, VerifiedRim] = {}
-    twice: list[int] = []
-    for rim in rims:
-        for index in rim.measurements:
-            # The same manifest may be given twice; two of one version are two opinions.
-            if index in golden and golden[index].sha256 != rim.sha256:
-                twice.append(index)
-            golden[index] = rim
-    if twice:
-        names = " and ".join(rim.rim_id for rim in rims)
+    golden = {index: rim for rim in rims for index in rim.measurements}
+    collision = _collision(rims)
+    if collision:
         return [
-            CheckResult(checks[0], Outcome.FAILED, f"index {min(twice)} is active in both {names}"),
+            CheckResult(checks[0], Outcome.FAILED, collision),
             *(
                 CheckResult(one, Outcome.NOT_ASKED, "the manifests contradict each other")
                 for one in (*checks[1:], reissued)
             ),
         ]
-    results = [CheckResult(checks[0], Outcome.PASSED, "no index is active in two manifests")]
+    results = [CheckResult(checks[0], Outcome.PASSED, "one manifest of each kind, no index active in two")]
     measured = device.report.measurements
     beyond = [index for index in golden if index >= len(measured)]
     if beyond:
@@ -163,6 +163,19 @@ def _compare(device: VerifiedDevice, rims: Sequence[VerifiedRim], *, complete: b
         )
     )
     return [*results, *_values(device, golden, complete=complete)]
+
+
+def _collision(rims: Sequence[VerifiedRim]) -> str:
+    """Return how manifests contradict each other; empty if they do not."""
+    for number, one in enumerate(rims):
+        for other in rims[:number]:
+            names = f"{other.rim_id} and {one.rim_id}"
+            if one.kind == other.kind:
+                return f"{names} are of one version and differ; only one of them can be the current issue"
+            both = one.measurements.keys() & other.measurements.keys()
+            if both:
+                return f"index {min(both)} is active in both {names}"
+    return ""
 
 
 def _values(

@@ -39,6 +39,7 @@ from sealroom.errors import (
 ISSUER: Final = "https://nras.attestation.nvidia.com"
 MAX_TOKEN: Final = 1 << 19
 MAX_DEVICES: Final = 32
+NONCE_SIZE: Final = 32
 SKEW: Final = timedelta(seconds=60)
 """By how much the service's clock may be ahead."""
 _OVERALL: Final = "x-nvidia-overall-att-result"
@@ -74,7 +75,7 @@ def verify_token(
         detached_eat: The JSON document.
         jwks: The service's public keys.
         at: The reference time, with a time zone.
-        nonce: The nonce that was asked with; None asks nothing, and the result says so.
+        nonce: The 32 bytes that were asked with; None asks nothing, and the result says so.
         issuer: Who must have said it.
 
     Raises:
@@ -83,9 +84,12 @@ def verify_token(
             (`ExpiredError`), is not valid yet, or answers another nonce (`FreshnessError`).
         AppraisalError: The service does not find the devices good.
         TypeError: `at` has no time zone.
+        ValueError: `nonce` does not have 32 bytes.
     """
     if at.tzinfo is None:
         raise TypeError("at needs a time zone")
+    if nonce is not None and len(nonce) != NONCE_SIZE:
+        raise ValueError(f"a nonce has {NONCE_SIZE} bytes, not {len(nonce)}")
     overall, tokens = _split(detached_eat)
     trail = Trail()
     keys = _keys(jwks)
@@ -176,7 +180,7 @@ def _check_time(claims: Mapping[str, Any], at: datetime) -> None:
     if at >= _time(claims, "exp"):
         raise ExpiredError("The result has ended.", advice="Ask the service again.", check=check)
     begins = max(_time(claims, "iat"), _time(claims, "nbf") if "nbf" in claims else _time(claims, "iat"))
-    if at + SKEW < begins:
+    if begins - at > SKEW:
         raise NotYetValidError("The result is of a later time than the reference time.", check=check)
 
 
@@ -197,7 +201,7 @@ def _check_submods(claims: Mapping[str, Any], tokens: Mapping[str, str]) -> None
             "The overall token names other devices than there are tokens.", check="nvidia.nras.submods"
         )
     for name, token in tokens.items():
-        digest = hashlib.sha256(token.encode()).hexdigest()
+        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
         if submods[name] != ["DIGEST", ["SHA-256", digest]]:
             raise SignatureError(
                 f"The token of {name} is not the one that the overall token names.",
@@ -213,7 +217,9 @@ def _check_nonce(
         trail.not_asked(check, "no nonce was given")
         return
     for said in (claims, *devices.values()):
-        if not hmac.compare_digest(str(said.get("eat_nonce", "")).lower().encode(), nonce.hex().encode()):
+        # Half a character, which JSON can carry, equals nothing in a nonce.
+        answered = str(said.get("eat_nonce", "")).lower().encode("utf-8", "surrogatepass")
+        if not hmac.compare_digest(answered, nonce.hex().encode()):
             raise FreshnessError("The result answers another nonce than the one given.", check=check)
     trail.passed(check, "the result answers the given nonce")
 

@@ -14,7 +14,6 @@ Invariants:
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -29,17 +28,34 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ocsp
-from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from sealroom.checks import Trail
 from sealroom.errors import FormatError, RevocationUnavailableError, RevokedError, SignatureError
-from sealroom.nvidia.certificates import Certificate
+from sealroom.nvidia.certificates import Certificate, has_whole_bits, understood
 
 MAX_ANSWER: Final = 16384
 MAX_ANSWERS: Final = 64
 SKEW: Final = timedelta(minutes=5)
 """By how much the clocks of responder and verifier may differ."""
-_MALFORMED: Final = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, OverflowError)
+_MALFORMED: Final = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+    Warning,
+)
+
+
+_NONCE: Final = frozenset({"1.3.6.1.5.5.7.48.1.2"})
+"""The nonce of whoever fetched an answer: stored answers are fresh by their times, so it is not compared."""
+_NO_CHECK: Final = frozenset({"1.3.6.1.5.5.7.48.1.5"})
+"""A responder's certificate that is not itself asked about (RFC 6960, 4.2.2.2.1)."""
+_SHA2: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+"""Hash algorithms that name a certificate or sign an answer; NVIDIA's responder uses SHA-384."""
 
 
 class OcspPolicy(StrEnum):
@@ -72,24 +88,31 @@ class Answer:
             response = ocsp.load_der_ocsp_response(der)
             if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
                 raise _bad(f"The OCSP responder answered {response.response_status.name} and no status.")
-            if response.public_bytes(Encoding.DER) != der:
+            if response.public_bytes(Encoding.DER) != der or not _is_whole(response, der):
                 raise _bad("An OCSP answer is not in DER, or something follows it.")
             # Parsed lazily by the library: what is malformed shows here.
             _ = (response.serial_number, response.certificate_status, response.this_update_utc)
-            _ = (response.next_update_utc, response.extensions, response.single_extensions)
+            _ = (response.hash_algorithm, response.next_update_utc)
+            _ = (response.revocation_reason, response.revocation_time_utc)
+            for extensions in (response.extensions, response.single_extensions):
+                if not understood(extensions, _NONCE):
+                    raise _bad("An OCSP answer has a critical extension that is not known here.")
         except _MALFORMED:
             raise _bad("This is no OCSP answer.") from None
         return cls(response)
 
     def about(self, certificate: Certificate, issuer: Certificate) -> bool:
         """Return whether the answer is about this certificate of this issuer."""
+        if self.response.serial_number != certificate.x509.serial_number:
+            return False
+        if not isinstance(self.response.hash_algorithm, _SHA2):
+            return False
         name = hashes.Hash(self.response.hash_algorithm)
         name.update(issuer.x509.subject.public_bytes())
         key = hashes.Hash(self.response.hash_algorithm)
         key.update(issuer.key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint))
         return (
-            self.response.serial_number == certificate.x509.serial_number
-            and self.response.issuer_name_hash == name.finalize()
+            self.response.issuer_name_hash == name.finalize()
             and self.response.issuer_key_hash == key.finalize()
         )
 
@@ -126,7 +149,7 @@ def check_revocation(
         return
     if len(answers) > MAX_ANSWERS:
         raise _bad(f"{len(answers)} OCSP answers are more than the {MAX_ANSWERS} that are read.")
-    parsed = [Answer.from_der(bytes(der)) for der in answers]
+    parsed = [_parsed(bytes(der)) for der in answers]
     missing: list[str] = []
     held: list[str] = []
     for certificate, issuer in pairwise(chain):
@@ -180,7 +203,8 @@ def _status_of(
         elif response.certificate_status is not ocsp.OCSPCertStatus.GOOD:
             reason = "the responder does not know it"
             continue
-        if ends is None or not begins - SKEW <= at <= ends:
+        # Differences of times cannot overflow, whatever times an answer says.
+        if ends is None or begins - at > SKEW or at > ends:
             reason = f"the answer holds from {begins:%Y-%m-%d %H:%M} to " + (
                 f"{ends:%Y-%m-%d %H:%M} UTC" if ends else "no stated end"
             )
@@ -201,10 +225,15 @@ def _check_signature(answer: Answer, issuer: Certificate, at: datetime, check: s
         raise SignatureError(
             f"An OCSP answer is not signed by a responder that {issuer.name} certified.", check=check
         ) from None
-    if not begins - SKEW <= signed <= ends or at < begins - SKEW:
+    if begins - min(signed, at) > SKEW or signed > ends:
         raise SignatureError(
             "The certificate of an OCSP responder was not valid when the answer was signed.", check=check
         )
+
+
+@lru_cache(maxsize=256)
+def _parsed(der: bytes) -> Answer:
+    return Answer.from_der(der)
 
 
 @lru_cache(maxsize=256)
@@ -221,9 +250,7 @@ def _verified_responder(der: bytes, issuer_der: bytes) -> x509.Certificate | Non
     signer = responder or issuer
     key = signer.public_key()
     algorithm = response.signature_hash_algorithm
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(
-        algorithm, hashes.SHA384 | hashes.SHA256 | hashes.SHA512
-    ):
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(algorithm, _SHA2):
         raise ValueError("the answer is signed with another algorithm than ECDSA with SHA-2")
     key.verify(response.signature, response.tbs_response_bytes, ec.ECDSA(algorithm))
     return responder
@@ -231,10 +258,7 @@ def _verified_responder(der: bytes, issuer_der: bytes) -> x509.Certificate | Non
 
 def _responder(response: ocsp.OCSPResponse, issuer: x509.Certificate) -> x509.Certificate | None:
     named, key_hash = response.responder_name, response.responder_key_hash
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        candidates = [issuer, *response.certificates]
-    for candidate in candidates:
+    for candidate in (issuer, *response.certificates):
         key = (
             candidate.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
             if isinstance(candidate.public_key(), ec.EllipticCurvePublicKey)
@@ -251,11 +275,29 @@ def _responder(response: ocsp.OCSPResponse, issuer: x509.Certificate) -> x509.Ce
         if candidate == issuer:
             return None
         candidate.verify_directly_issued_by(issuer)
-        usage = candidate.extensions.get_extension_for_oid(ExtensionOID.EXTENDED_KEY_USAGE).value
-        if not isinstance(usage, x509.ExtendedKeyUsage) or ExtendedKeyUsageOID.OCSP_SIGNING not in usage:
+        if not _may_answer(candidate.extensions):
             raise ValueError("the responder may not sign OCSP answers")
         return candidate
     raise ValueError("the responder's certificate is not in the answer")
+
+
+def _may_answer(extensions: x509.Extensions) -> bool:
+    """Return whether a certificate is for OCSP answers (RFC 6960, 4.2.2.2) and for signatures."""
+    uses = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    if ExtendedKeyUsageOID.OCSP_SIGNING not in uses or not understood(extensions, _NO_CHECK):
+        return False
+    try:
+        return extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature
+    except x509.ExtensionNotFound:
+        return True
+
+
+def _is_whole(response: ocsp.OCSPResponse, der: bytes) -> bool:
+    signatures = [response.signature, *(one.signature for one in response.certificates)]
+    # RFC 5280, 4.1.2.2: serial numbers are positive.
+    return all(has_whole_bits(der, signature) for signature in signatures) and all(
+        one.serial_number > 0 for one in response.certificates
+    )
 
 
 def _bad(message: str) -> FormatError:

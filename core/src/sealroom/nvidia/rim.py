@@ -7,7 +7,9 @@ signature (W3C XML Signature 1.1: canonical XML 1.1, ECDSA with SHA-384) and the
 Invariants:
 
 - Nothing is read but from the part that the signature covers, as the XML signature library returns it.
-- Algorithms are fixed here, not taken from the file. No document type, no entities, no network.
+- Algorithms and transforms are fixed here, not taken from the file. UTF-8 alone, no document type, no
+  entities, no network.
+- White space and base64 around signature and certificates are outside of what is signed, and mean nothing.
 - What is remembered between calls is a manifest whose signature was verified under these roots. Validity and
   revocation are evaluated every time.
 - lxml and signxml are imported when the first manifest is read.
@@ -22,13 +24,13 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from threading import Lock
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from sealroom.checks import CheckResult, Trail
-from sealroom.errors import FormatError, SignatureError
+from sealroom.errors import ExpiredError, FormatError, SignatureError
 from sealroom.nvidia.certificates import RIM, Certificate, build_chain, check_times
 from sealroom.nvidia.ocsp import OcspPolicy, check_revocation
 from sealroom.nvidia.roots import NvidiaRoots
@@ -41,10 +43,15 @@ MAX_CACHED: Final = 128
 _SWID: Final = "http://standards.iso.org/iso/19770/-2/2015/schema.xsd"
 _SHA384: Final = "http://www.w3.org/2001/04/xmlenc#sha384"
 _DSIG: Final = "http://www.w3.org/2000/09/xmldsig#"
+_C14N11: Final = "http://www.w3.org/2006/12/xml-c14n11"
+_ENVELOPED: Final = f"{_DSIG}enveloped-signature"
 _VBIOS: Final = re.compile(r"[0-9A-F]{2}(\.[0-9A-F]{2}){4,7}")
 _DRIVER: Final = re.compile(r"[0-9]{2,6}(\.[0-9]{1,6}){1,3}")
 _DIGEST: Final = re.compile(r"[0-9a-fA-F]{96}")
+_ENCODING: Final = re.compile(rb"""(?:\xef\xbb\xbf)?<\?xml[^>]*?\bencoding\s*=\s*["']([^"']*)["']""")
+_DOCUMENT_TYPE: Final = "It has a document type, which no manifest has."
 _PROOF: Final = object()
+_ANEW: Final = "Fetch the manifest anew with `sealroom collateral refresh`."
 _EXPIRED: Final = (
     "The manifest is genuine and its signer's certificate has ended, which says nothing bad about the GPU. "
     "Fetch the manifest anew with `sealroom collateral refresh`; if the service still gives this one, use a "
@@ -157,7 +164,8 @@ def verify_rim(
         at: The reference time, with a time zone.
         ocsp: OCSP answers in DER about the signer and its issuers.
         ocsp_policy: What is done about revocation; NVIDIA puts signers on hold, which counts as good here.
-        allow_expired: Accept a signer whose certificate has ended; the check then says so and is not passed.
+        allow_expired: Accept a signer whose own certificate has ended, not one whose issuer's has; the check
+            then says so and is not passed.
 
     Returns:
         The manifest with what was checked.
@@ -170,12 +178,13 @@ def verify_rim(
     """
     if at.tzinfo is None:
         raise TypeError("at needs a time zone")
+    at = at.astimezone(UTC)
     xml = bytes(xml)
     digest = hashlib.sha256(xml).hexdigest()
     key = (digest, roots.fingerprint)
     content = _KNOWN.get(key)
     if content is None:
-        content = _read(xml, roots)
+        content = _read(xml, roots, None if allow_expired else at)
         _KNOWN.put(key, content)
     trail = Trail(content.checks)
     _check_validity(content.chain, at, trail, allow_expired=allow_expired)
@@ -197,22 +206,26 @@ def verify_rim(
 def _check_validity(
     chain: tuple[Certificate, ...], at: datetime, trail: Trail, *, allow_expired: bool
 ) -> None:
-    ended = [one for one in chain if at > one.x509.not_valid_after_utc]
-    if not (ended and allow_expired):
+    signer, *issuers = chain
+    ends = signer.x509.not_valid_after_utc
+    if not (allow_expired and at > ends):
         check_times(chain, at, RIM, trail, _EXPIRED)
         return
-    check_times([one for one in chain if one not in ended], at, RIM, Trail(), _EXPIRED)
+    check_times(issuers, at, RIM, Trail(), _EXPIRED)
     trail.not_asked(
-        "nvidia.rim.validity",
-        f"{ended[0].name} expired on {ended[0].x509.not_valid_after_utc:%Y-%m-%d}, which the policy accepts",
+        "nvidia.rim.validity", f"{signer.name} expired on {ends:%Y-%m-%d}, which the policy accepts"
     )
 
 
-def _read(xml: bytes, roots: NvidiaRoots) -> _Content:
+def _read(xml: bytes, roots: NvidiaRoots, at: datetime | None) -> _Content:
     trail = Trail()
     root = _parse(xml)
     chain = build_chain(_certificates(root), roots.rim, RIM, trail)
-    signed = _signed(root, chain[0])
+    try:
+        signed = _signed(root, chain[0])
+    except SignatureError as error:
+        _say_expired(chain, at, error)
+        raise
     trail.passed("nvidia.rim.signature", "ECDSA P-384 with SHA-384 over the whole document")
     kind, version, product = _meta(signed)
     measurements = _measurements(signed)
@@ -220,11 +233,28 @@ def _read(xml: bytes, roots: NvidiaRoots) -> _Content:
     return _Content(kind, version, product, measurements, chain, tuple(trail.results))
 
 
+def _say_expired(chain: Sequence[Certificate], at: datetime | None, error: SignatureError) -> None:
+    """Name the end of the signer before a signature that does not verify, as NVIDIA's verifiers do."""
+    for one in chain:
+        ends = one.x509.not_valid_after_utc
+        if at is not None and at > ends:
+            raise ExpiredError(
+                f"{one.name} in the {RIM.what} expired on {ends:%Y-%m-%d %H:%M:%S} UTC, and besides: "
+                f"{error.message}",
+                advice=_ANEW,
+                check="nvidia.rim.validity",
+            ) from error
+
+
 def _parse(xml: bytes) -> Any:
     from lxml import etree
 
     if len(xml) > MAX_MANIFEST:
         raise _bad(f"A manifest of {len(xml)} bytes is longer than the {MAX_MANIFEST} that are read.")
+    # Before the parser sees it: declared entities in attributes are expanded whatever the parser is told.
+    if b"<!DOCTYPE" in xml or b"<!ENTITY" in xml:
+        raise _bad(_DOCUMENT_TYPE)
+    _check_encoding(xml)
     parser = etree.XMLParser(
         resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_comments=False
     )
@@ -235,10 +265,21 @@ def _parse(xml: bytes) -> Any:
             f"It is no XML: {str(error).splitlines()[0][:120] if str(error) else 'malformed'}."
         ) from None
     if root.getroottree().docinfo.doctype or root.getroottree().docinfo.internalDTD is not None:
-        raise _bad("It has a document type, which no manifest has.")
+        raise _bad(_DOCUMENT_TYPE)
     if root.tag != f"{{{_SWID}}}SoftwareIdentity":
-        raise _bad(f"Its root element is {str(root.tag)[-60:]}, not SoftwareIdentity.")
+        raise _bad(f"Its root element is {str(root.tag)[:200]}, not SoftwareIdentity in {_SWID}.")
     return root
+
+
+def _check_encoding(xml: bytes) -> None:
+    """Check that the bytes are UTF-8 and say nothing else, so that there is one way to read them."""
+    declared = _ENCODING.match(xml)
+    try:
+        xml.decode("utf-8")
+    except UnicodeDecodeError:
+        raise _bad("It is not in UTF-8.") from None
+    if declared is not None and declared.group(1).lower() != b"utf-8":
+        raise _bad("It says that it is in another encoding than UTF-8.")
 
 
 def _certificates(root: Any) -> list[bytes]:
@@ -264,6 +305,9 @@ def _signed(root: Any, signer: Certificate) -> Any:
     from signxml.exceptions import SignXMLException
     from signxml.verifier import SignatureConfiguration, XMLVerifier
 
+    _check_profile(root.find(f"{{{_DSIG}}}Signature"))
+    # The library parses for itself. It gets what was parsed here, written anew, and not the bytes: so nothing
+    # that this parser passed over or refused can mean something else to the other.
     configuration = SignatureConfiguration(
         location="./",
         expect_references=1,
@@ -303,6 +347,20 @@ def _signed(root: Any, signer: Certificate) -> Any:
     return result.signed_xml
 
 
+def _check_profile(signature: Any) -> None:
+    """Check what the library would take from the file: the canonical form, the reference, its transforms."""
+    canonical = [one.get("Algorithm") for one in signature.iter(f"{{{_DSIG}}}CanonicalizationMethod")]
+    references = [one.get("URI") for one in signature.iter(f"{{{_DSIG}}}Reference")]
+    transforms = [one.get("Algorithm") for one in signature.iter(f"{{{_DSIG}}}Transform")]
+    if (canonical, references, transforms) != ([_C14N11], [""], [_ENVELOPED, _C14N11]):
+        raise SignatureError(
+            "The manifest's signature is not one enveloped signature over the whole document in canonical "
+            "XML 1.1.",
+            advice=_ANEW,
+            check="nvidia.rim.signature",
+        )
+
+
 def _meta(signed: Any) -> tuple[Kind, str, str]:
     metas = signed.findall(f"{{{_SWID}}}Meta")
     if len(metas) != 1:
@@ -312,7 +370,7 @@ def _meta(signed: Any) -> tuple[Kind, str, str]:
         return "vbios", version.upper(), product
     if _DRIVER.fullmatch(version):
         return "driver", version, product
-    raise _bad(f"Its version {version[:40]!r} is neither a driver's nor a VBIOS's.")
+    raise _bad(f"Its version {version[:40]!r} is neither a driver's nor a VBIOS's.", "nvidia.rim.content")
 
 
 def _measurements(signed: Any) -> Mapping[int, tuple[bytes, ...]]:
@@ -334,7 +392,7 @@ def _measurements(signed: Any) -> Mapping[int, tuple[bytes, ...]]:
         if active == "True":
             found[index] = _values(resource, index)
     if not found:
-        raise _bad("It has no active reference value.")
+        raise _bad("It has no active reference value.", "nvidia.rim.content")
     return MappingProxyType(found)
 
 
@@ -357,10 +415,8 @@ def _number(resource: Any, name: str, most: int) -> int:
     return int(text)
 
 
-def _bad(message: str) -> FormatError:
-    return FormatError(
-        f"The reference manifest is malformed. {message}", field="rim", check="nvidia.rim.format"
-    )
+def _bad(message: str, check: str = "nvidia.rim.format") -> FormatError:
+    return FormatError(f"The reference manifest is malformed. {message}", field="rim", check=check)
 
 
 __all__ = ["VerifiedRim", "clear_rim_cache", "verify_rim"]

@@ -197,7 +197,7 @@ def _parse(raw: bytes) -> DeviceReport:
             f"{len(trailing)} bytes follow the signature; none belong there.",
             "signature",
             reader.offset,
-            "nvidia.report.length",
+            "nvidia.report.trailing",
         )
     return DeviceReport(raw, nonce, slot, measurements, responder_nonce, opaque, signature, trailing)
 

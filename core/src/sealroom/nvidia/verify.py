@@ -26,28 +26,25 @@ from datetime import UTC, datetime
 from threading import Lock
 from typing import Final
 
-from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
 
 from sealroom.checks import CheckResult, Outcome, Trail
-from sealroom.errors import BindingError, ChainError, Error, FormatError, FreshnessError, SignatureError
-from sealroom.nvidia.certificates import DEVICE, Certificate, build_chain, check_times
+from sealroom.errors import BindingError, ChainError, Error, FreshnessError, SignatureError
+from sealroom.nvidia.certificates import DEVICE, Certificate, build_chain, check_times, clear_link_cache
 from sealroom.nvidia.checks import CHECKS, REPORT_CHECKS
+from sealroom.nvidia.dice import certified_fwid
 from sealroom.nvidia.ocsp import OcspPolicy, check_revocation
-from sealroom.nvidia.opaque import FWID_SIZE, Architecture
+from sealroom.nvidia.opaque import Architecture
 from sealroom.nvidia.roots import NvidiaRoots
 from sealroom.nvidia.spdm import DeviceReport
 
 NONCE_SIZE: Final = 32
 MAX_CACHED_CHAINS: Final = 1024
-FWID_OIDS: Final = ("2.23.133.5.4.1", "2.23.133.5.4.1.1")
-"""TCG DICE: the composite device id of Hopper, and DiceTcbInfo of Blackwell."""
 _CHIP: Final = re.compile(r"(?:NVIDIA )?(GH|GB|LS_?)([0-9]{1,3})")
 _ARCHITECTURES: Final = {"GH": Architecture.HOPPER, "GB": Architecture.BLACKWELL, "LS": Architecture.LS10}
-_SHA384_OID: Final = bytes.fromhex("0609608648016503040202")
 _PROOF: Final = object()
 
 
@@ -162,6 +159,38 @@ def examine_device(
     return DeviceExamination(verified.checks, verified, None)
 
 
+def with_revocation(
+    device: VerifiedDevice, *, ocsp: Sequence[bytes], ocsp_policy: OcspPolicy
+) -> VerifiedDevice:
+    """Return a verified device whose revocation was asked about, as of the time it was verified at.
+
+    For those who learn only from the verified device which answers to look for.
+
+    Args:
+        device: A verified device.
+        ocsp: OCSP answers in DER about its chain, in any order; others are passed over.
+        ocsp_policy: What is done about revocation.
+
+    Raises:
+        FormatError: An answer is malformed.
+        VerificationError: `RevokedError`, `RevocationUnavailableError` or `SignatureError`.
+    """
+    check, trail = "nvidia.chain.ocsp", Trail()
+    check_revocation(device.chain[1:], ocsp, ocsp_policy, device.at, trail, check)
+    (result,) = trail.results
+    checks = tuple(result if one.id == check else one for one in device.checks)
+    return VerifiedDevice(
+        device.report,
+        device.architecture,
+        device.chain,
+        device.ueid,
+        device.roots,
+        device.at,
+        checks,
+        proof=_PROOF,
+    )
+
+
 def _complete(trail: Trail, error: Error) -> tuple[CheckResult, ...]:
     results = list(trail.results)
     if error.check in CHECKS:
@@ -235,9 +264,8 @@ def _check_signature(report: DeviceReport, key: ec.EllipticCurvePublicKey) -> No
 
 def _check_fwid(report: DeviceReport, leaf: Certificate, trail: Trail) -> None:
     if report.fwid is None:
-        trail.not_asked(
-            "nvidia.report.fwid", "this driver's reports have no firmware id (driver 535 and older)"
-        )
+        who = "a switch's" if report.is_switch else "this driver's (535 and older)"
+        trail.not_asked("nvidia.report.fwid", f"{who} reports name no firmware id")
         return
     certified = certified_fwid(leaf)
     if certified is None:
@@ -252,47 +280,6 @@ def _check_fwid(report: DeviceReport, leaf: Certificate, trail: Trail) -> None:
             check="nvidia.report.fwid",
         )
     trail.passed("nvidia.report.fwid", f"{report.fwid.hex()[:16]}… in report and certificate")
-
-
-def certified_fwid(leaf: Certificate) -> bytes | None:
-    """Return the firmware id in a device's certificate, 48 bytes; None if it has none.
-
-    Raises:
-        FormatError: The extension is there and does not have the form that is known.
-    """
-    for oid, read in zip(FWID_OIDS, (_hopper_fwid, _tcb_info_fwid), strict=True):
-        try:
-            extension = leaf.x509.extensions.get_extension_for_oid(x509.ObjectIdentifier(oid))
-        except x509.ExtensionNotFound:
-            continue
-        value = extension.value
-        found = read(value.value) if isinstance(value, x509.UnrecognizedExtension) else None
-        if found is None:
-            raise FormatError(
-                f"The firmware id (extension {oid}) in the certificate of {leaf.name} is malformed.",
-                field="FWID",
-                check="nvidia.report.fwid",
-            )
-        return found
-    return None
-
-
-_FWID_HEADER: Final = b"\x30\x3d" + _SHA384_OID + b"\x04\x30"
-"""SEQUENCE { OID sha384, OCTET STRING of 48 bytes }: TCG DICE Attestation Architecture 1.1, 6.1.1, FWID."""
-
-
-def _hopper_fwid(value: bytes) -> bytes | None:
-    # CompositeDeviceID ends with the FWID: version, key, digest.
-    return value[-FWID_SIZE:] if value[:-FWID_SIZE].endswith(_FWID_HEADER) else None
-
-
-def _tcb_info_fwid(value: bytes) -> bytes | None:
-    # DiceTcbInfo.fwids is [6] IMPLICIT; the first FWID counts.
-    start = value.find(_FWID_HEADER)
-    if start < 2 or (value[start - 2] != 0xA6 and value[start - 3 : start - 1] != b"\xa6\x81"):
-        return None
-    digest = value[start + len(_FWID_HEADER) :][:FWID_SIZE]
-    return digest if len(digest) == FWID_SIZE else None
 
 
 def _check_nonce(report: DeviceReport, nonce: bytes | None, trail: Trail) -> None:
@@ -321,10 +308,9 @@ def _architecture(leaf: Certificate, report: DeviceReport) -> Architecture:
             advice="Update Sealroom; if that does not help, report it.",
             check="nvidia.chain.device",
         )
-    if (architecture is Architecture.LS10) != report.is_switch:
+    if architecture is not Architecture.LS10 and report.is_switch:
         raise ChainError(
-            f"The certificate is of {leaf.name}, and the report has the form of "
-            f"{'an NVSwitch' if report.is_switch else 'a GPU'}.",
+            f"The certificate is of {leaf.name}, and the report names no driver, as only an NVSwitch's does.",
             check="nvidia.chain.device",
         )
     return architecture
@@ -365,8 +351,9 @@ _CHAINS: Final = _ChainCache()
 
 
 def clear_device_cache() -> None:
-    """Forget every verified chain."""
+    """Forget every verified chain, and which certificate issued which."""
     _CHAINS.clear()
+    clear_link_cache()
 
 
 def _verified_chain(given: Sequence[bytes], roots: NvidiaRoots, trail: Trail) -> tuple[Certificate, ...]:
@@ -378,7 +365,7 @@ def _verified_chain(given: Sequence[bytes], roots: NvidiaRoots, trail: Trail) ->
         return known[0]
     start = len(trail.results)
     chain = build_chain(certificates, roots.device, DEVICE, trail)
-    if len(chain) < 3:
+    if sum(one.der != chain[-1].der for one in chain) < 2:
         raise ChainError(
             "The device chain has no certificate of a boot ROM between signer and root.",
             check="nvidia.chain.present",

@@ -12,6 +12,7 @@ user and with mode 0600.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import logging
 import os
@@ -41,33 +42,26 @@ _SLOT_SECONDS = 0.5
 log = logging.getLogger(__name__)
 
 
-class Server:
-    """A listening simulated processor; `serve` blocks until `stop` is called.
+class SocketServer(abc.ABC):
+    """Something simulated that listens on a Unix socket; `serve` blocks until `stop` is called.
 
     Args:
-        processor: The processor to serve.
         path: The socket to make; a stale one is replaced, a live one is not.
         uid: Owner of the socket, if it is to be another user.
         gid: Group of the socket, if it is to be another group.
-        alter: Applied to every report; demonstrations of refusals change bytes here.
         request_seconds: Time for one request.
     """
 
     def __init__(
         self,
-        processor: Processor,
         path: Path,
         *,
         uid: int | None = None,
         gid: int | None = None,
-        alter: Callable[[bytes], bytes] | None = None,
         request_seconds: float = REQUEST_SECONDS,
     ) -> None:
-        self._processor = processor
-        self._table = processor.certificate_table
         self._path = path
         self._uid, self._gid = uid, gid
-        self._alter = alter
         self._seconds = request_seconds
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
@@ -128,24 +122,9 @@ class Server:
         finally:
             self._slots.release()
 
+    @abc.abstractmethod
     def _answer_one(self, connection: socket.socket) -> bool:
-        deadline = time.monotonic() + self._seconds
-        data = _receive(connection, REQUEST_SIZE, deadline)
-        if data is None:
-            return False
-        try:
-            response = self._processor.answer(ReportRequest.from_bytes(data))
-        except FormatError:
-            response = ReportResponse(STATUS_INVALID_PARAMETERS)
-        if self._alter and response.report:
-            response = ReportResponse(response.status, self._alter(response.report))
-        table = self._table if response.report else b""
-        message = response.to_bytes()
-        connection.settimeout(max(deadline - time.monotonic(), 0.001))
-        connection.sendall(
-            struct.pack("<I", len(message)) + message + struct.pack("<I", len(table)) + table,
-        )
-        return True
+        """Answer one request; return false if there is none any more."""
 
     def _peer_allowed(self, connection: socket.socket) -> bool:
         if not hasattr(socket, "SO_PEERCRED"):
@@ -213,6 +192,53 @@ class Server:
         raise ConfigurationError(f"Another simulated processor answers on {self._path}.")
 
 
+class Server(SocketServer):
+    """A listening simulated processor; `serve` blocks until `stop` is called.
+
+    Args:
+        processor: The processor to serve.
+        path: The socket to make; a stale one is replaced, a live one is not.
+        uid: Owner of the socket, if it is to be another user.
+        gid: Group of the socket, if it is to be another group.
+        alter: Applied to every report; demonstrations of refusals change bytes here.
+        request_seconds: Time for one request.
+    """
+
+    def __init__(
+        self,
+        processor: Processor,
+        path: Path,
+        *,
+        uid: int | None = None,
+        gid: int | None = None,
+        alter: Callable[[bytes], bytes] | None = None,
+        request_seconds: float = REQUEST_SECONDS,
+    ) -> None:
+        self._processor = processor
+        self._table = processor.certificate_table
+        self._alter = alter
+        super().__init__(path, uid=uid, gid=gid, request_seconds=request_seconds)
+
+    def _answer_one(self, connection: socket.socket) -> bool:
+        deadline = time.monotonic() + self._seconds
+        data = receive(connection, REQUEST_SIZE, deadline)
+        if data is None:
+            return False
+        try:
+            response = self._processor.answer(ReportRequest.from_bytes(data))
+        except FormatError:
+            response = ReportResponse(STATUS_INVALID_PARAMETERS)
+        if self._alter and response.report:
+            response = ReportResponse(response.status, self._alter(response.report))
+        table = self._table if response.report else b""
+        message = response.to_bytes()
+        connection.settimeout(max(deadline - time.monotonic(), 0.001))
+        connection.sendall(
+            struct.pack("<I", len(message)) + message + struct.pack("<I", len(table)) + table,
+        )
+        return True
+
+
 @contextlib.contextmanager
 def _acting_as(uid: int | None, gid: int | None) -> Iterator[None]:
     # Process-wide, and therefore done before any thread is started.
@@ -231,7 +257,13 @@ def _acting_as(uid: int | None, gid: int | None) -> Iterator[None]:
         os.setegid(old_gid)
 
 
-def _receive(connection: socket.socket, size: int, deadline: float) -> bytes | None:
+def receive(connection: socket.socket, size: int, deadline: float) -> bytes | None:
+    """Return exactly `size` bytes that arrive before the deadline, or None if the peer has ended.
+
+    Raises:
+        FormatError: The peer ended in the middle.
+        OSError: It is too slow.
+    """
     data = bytearray()
     while len(data) < size:
         connection.settimeout(max(deadline - time.monotonic(), 0.001))

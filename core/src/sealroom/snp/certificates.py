@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -226,9 +227,10 @@ def _read_numbers(extensions: dict[str, Extension]) -> dict[str, int]:
         if oid in (PRODUCT_NAME, HWID, CSP_ID):
             continue
         name = _AMD_EXTENSIONS[oid]
-        reader = Reader(extension.value, "snp.vek.extensions")
-        value = reader.integer(name)
-        reader.finish(name)
+        try:
+            value = _known_number(extension.value)
+        except FormatError:
+            value = _read_number(extension.value, name)  # The error then names the extension.
         limit = {STRUCT_VERSION: 1}.get(oid, 0 if oid in RESERVED_SPLS else 255)
         if value > limit:
             raise FormatError(
@@ -239,6 +241,19 @@ def _read_numbers(extensions: dict[str, Extension]) -> dict[str, int]:
             )
         numbers[oid] = value
     return numbers
+
+
+def _read_number(raw: bytes, name: str) -> int:
+    reader = Reader(raw, "snp.vek.extensions")
+    value = reader.integer(name)
+    reader.finish(name)
+    return value
+
+
+@lru_cache(maxsize=512)
+def _known_number(raw: bytes) -> int:
+    """Return an INTEGER by its bytes; nearly all that stand in certificates are of one byte."""
+    return _read_number(raw, "")
 
 
 def _check_required(extensions: dict[str, Extension], line: ProductLine) -> None:
@@ -324,22 +339,7 @@ class CaCertificate:
             FormatError: The bytes are no such certificate.
             ChainError: It says something that AMD's certificates do not say.
         """
-        check = "snp.ask.format"
-        certificate = parse_certificate(data, CheckIds(check, check, check, check))
-        role, line = _read_ca_name(certificate.subject.common_name)
-        if (
-            certificate.issuer.common_name != f"ARK-{line}"
-            or certificate.issuer.others != certificate.subject.others
-        ):
-            raise ChainError(
-                (
-                    f"The {role} certificate is issued by {certificate.issuer.common_name!r} and not by "
-                    f"ARK-{line}."
-                ),
-                check=check,
-            )
-        _check_may_sign(certificate, role)
-        return cls(certificate, line, role, read_rsa_key(certificate.key_info, check))
+        return _read_ca(bytes(data))
 
     @property
     def name(self) -> str:
@@ -361,6 +361,27 @@ class CaCertificate:
         self.certificate.check_validity(
             at, f"{self.role} certificate", "snp.ark.validity" if self.role == "ARK" else "snp.ask.validity"
         )
+
+
+@lru_cache(maxsize=64)
+def _read_ca(data: bytes) -> CaCertificate:
+    """Parse a certificate by its bytes; the same few come along with the evidence of every chip."""
+    check = "snp.ask.format"
+    certificate = parse_certificate(data, CheckIds(check, check, check, check))
+    role, line = _read_ca_name(certificate.subject.common_name)
+    if (
+        certificate.issuer.common_name != f"ARK-{line}"
+        or certificate.issuer.others != certificate.subject.others
+    ):
+        raise ChainError(
+            (
+                f"The {role} certificate is issued by {certificate.issuer.common_name!r} and not by "
+                f"ARK-{line}."
+            ),
+            check=check,
+        )
+    _check_may_sign(certificate, role)
+    return CaCertificate(certificate, line, role, read_rsa_key(certificate.key_info, check))
 
 
 def _read_ca_name(common_name: str) -> tuple[str, ProductLine]:

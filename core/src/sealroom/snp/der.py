@@ -133,13 +133,26 @@ class Reader:
 
     def enter(self, tag: int, field: str) -> Reader:
         """Take one constructed element and return a reader of its content."""
+        # Most elements are short: those are taken without a further call, all others and errors by `span`.
+        data, start = self.data, self.pos
+        if start + 1 < self.end and data[start] == tag and (length := data[start + 1]) < 0x80:
+            end = start + 2 + length
+            if end <= self.end:
+                self.pos = end
+                return Reader(data, self.check, start + 2, end)
         _, content, end = self.span(tag, field)
-        return Reader(self.data, self.check, content, end)
+        return Reader(data, self.check, content, end)
 
     def take(self, tag: int, field: str) -> bytes:
         """Take one element and return its content."""
+        data, start = self.data, self.pos
+        if start + 1 < self.end and data[start] == tag and (length := data[start + 1]) < 0x80:
+            end = start + 2 + length
+            if end <= self.end:
+                self.pos = end
+                return data[start + 2 : end]
         _, content, end = self.span(tag, field)
-        return self.data[content:end]
+        return data[content:end]
 
     def element(self, tag: int, field: str) -> bytes:
         """Take one element and return it whole, with tag and length."""
@@ -210,12 +223,14 @@ class Reader:
         digits = raw[:-1]
         if len(raw) != (15 if long else 13) or raw[-1:] != b"Z" or not digits.isdigit():
             raise self.fail("is no time in UTC with seconds.", field, at)
-        year = int(digits[:-10])
+        number = int(digits)
+        year, number = divmod(number, 10**10)
         if not long:
             year += 1900 if year >= 50 else 2000
-        month, day, hour, minute, second = (
-            int(digits[i : i + 2]) for i in range(len(digits) - 10, len(digits), 2)
-        )
+        month, number = divmod(number, 10**8)
+        day, number = divmod(number, 10**6)
+        hour, number = divmod(number, 10**4)
+        minute, second = divmod(number, 100)
         try:
             return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
         except ValueError as error:

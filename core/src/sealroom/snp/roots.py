@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from pkgutil import get_data
 from typing import Final
 
 from sealroom.errors import ChainError, ConfigurationError, FormatError, SignatureError
@@ -129,10 +129,9 @@ class Roots:
 
 @cache
 def _amd() -> Roots:
-    folder = files("sealroom.snp") / "roots"
     certificates = []
     for name, digest in AMD_SHA256.items():
-        data = (folder / f"{name}.der").read_bytes()
+        data = get_data("sealroom.snp", f"roots/{name}.der") or b""
         if hashlib.sha256(data).hexdigest() != digest:
             raise ConfigurationError(
                 f"The installed root certificate {name} is not the released one.",

@@ -393,10 +393,10 @@ def _pinned_root(line: ProductLine, roots: Roots, given: Sequence[CaCertificate]
 
 def _check_times(chain: VerifiedChain, at: datetime, trail: Trail) -> None:
     chain.vek.certificate.check_validity(at, str(chain.vek.kind), "snp.vek.validity")
-    trail.passed("snp.vek.validity", f"until {chain.vek.certificate.not_after:%Y-%m-%d}")
+    trail.passed("snp.vek.validity", f"until {chain.vek.certificate.not_after.date()}")
     for one, check in ((chain.ask, "snp.ask.validity"), (chain.ark, "snp.ark.validity")):
         one.check_validity(at)
-        trail.passed(check, f"until {one.certificate.not_after:%Y-%m-%d}")
+        trail.passed(check, f"until {one.certificate.not_after.date()}")
 
 
 def _check_line(named: ProductLine | None, line: ProductLine, trail: Trail) -> None:

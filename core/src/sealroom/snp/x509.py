@@ -18,7 +18,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -57,17 +57,10 @@ class Name:
     """The DER encoding; names are compared by it."""
     attributes: tuple[tuple[str, str], ...]
     """Pairs of object identifier and value, in order."""
-
-    @property
-    def common_name(self) -> str:
-        """The CN, or an empty string if there is none or more than one."""
-        values = [value for kind, value in self.attributes if kind == _COMMON_NAME]
-        return values[0] if len(values) == 1 else ""
-
-    @property
-    def others(self) -> tuple[tuple[str, str], ...]:
-        """All attributes but CN."""
-        return tuple(pair for pair in self.attributes if pair[0] != _COMMON_NAME)
+    common_name: str
+    """The CN, or an empty string if there is none or more than one."""
+    others: tuple[tuple[str, str], ...]
+    """All attributes but CN."""
 
     @classmethod
     def read(cls, reader: Reader, field: str) -> Name:
@@ -75,11 +68,11 @@ class Name:
         start, content, end = reader.span(der.SEQUENCE, field)
         raw = reader.data[start:end]
         try:
-            attributes = _attributes(raw)
+            return _known_name(raw)
         except FormatError:
             # Read it again in place: the error then has the offset in the whole input.
-            attributes = _read_attributes(Reader(reader.data, reader.check, content, end), field)
-        return cls(raw, attributes)
+            _read_attributes(Reader(reader.data, reader.check, content, end), field)
+            raise
 
 
 def _read_attributes(parts: Reader, field: str) -> tuple[tuple[str, str], ...]:
@@ -96,13 +89,15 @@ def _read_attributes(parts: Reader, field: str) -> tuple[tuple[str, str], ...]:
 
 
 @lru_cache(maxsize=64)
-def _attributes(raw: bytes) -> tuple[tuple[str, str], ...]:
-    """Return the attributes of a name by its bytes; the same few names stand in every certificate."""
-    return _read_attributes(Reader(raw, "").enter(der.SEQUENCE, "name"), "name")
+def _known_name(raw: bytes) -> Name:
+    """Return a name by its bytes; the same few names stand in every certificate."""
+    attributes = _read_attributes(Reader(raw, "").enter(der.SEQUENCE, "name"), "name")
+    common = [value for kind, value in attributes if kind == _COMMON_NAME]
+    others = tuple(pair for pair in attributes if pair[0] != _COMMON_NAME)
+    return Name(raw, attributes, common[0] if len(common) == 1 else "", others)
 
 
-@dataclass(frozen=True, slots=True)
-class Extension:
+class Extension(NamedTuple):
     """One extension of a certificate or revocation list."""
 
     oid: str
@@ -363,10 +358,11 @@ def read_extensions(explicit: Reader, check: str) -> tuple[Extension, ...]:
         one = sequence.enter(der.SEQUENCE, "extension")
         oid = one.oid("extnID")
         critical = one.next_is(der.BOOLEAN) and one.boolean("critical")
-        value = one.take(der.OCTET_STRING, f"extension {oid}")
-        one.finish(f"extension {oid}")
+        field = f"extension {oid}"
+        value = one.take(der.OCTET_STRING, field)
+        one.finish(field)
         if oid in seen:
-            raise sequence.fail("stands twice.", f"extension {oid}", at)
+            raise sequence.fail("stands twice.", field, at)
         seen.add(oid)
         found.append(Extension(oid, critical, value, at))
     return tuple(found)

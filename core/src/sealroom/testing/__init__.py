@@ -10,6 +10,7 @@ chain = testing.chain()                                   # Genoa, simulated nam
 evidence = testing.evidence(report_data, environment)     # what a guest would send
 roots = Roots.development(chain.root.pem)
 broken = testing.chip(extensions={"3.1": None})           # a VCEK without blSPL
+device = testing.device_evidence(nonce)                   # what a guest with a Hopper GPU would send
 ```
 """
 
@@ -29,6 +30,7 @@ from sealroom.testing.builders import (
     vek,
     verified_evidence,
 )
+from sealroom.testing.gpus import device_evidence, gpu, gpu_root, running_gpus
 from sealroom.testing.processor import running_processor
 
 __all__ = [
@@ -40,10 +42,14 @@ __all__ = [
     "chain",
     "chip",
     "development_roots",
+    "device_evidence",
     "environment",
     "evidence",
+    "gpu",
+    "gpu_root",
     "later",
     "rsa_key",
+    "running_gpus",
     "running_processor",
     "vek",
     "verified_evidence",

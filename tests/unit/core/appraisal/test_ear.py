@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from sealroom import testing
 from sealroom.appraisal import NO_EXPECTATION, AttestationResult, Policy, Tier, appraise, ear
 from sealroom.errors import Error, FormatError, FreshnessError, ProtocolError, SignatureError
+from support import gpus
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 P384 = ec.generate_private_key(ec.SECP384R1())
@@ -112,6 +113,66 @@ def test_simulated_result_says_so_beside_the_status() -> None:
     assert content["sealroom.tier"] == "simulated"
     assert content["sealroom.simulated"] is True
     assert content["sealroom.environment"]["digest"] == ENVIRONMENT.digest
+
+
+# --- devices
+
+
+def with_gpus(count: int = 1, *, genuine: bool = False, **report: Any) -> tuple[AttestationResult, Any]:
+    environment = gpus.environment(count)
+    chips = [testing.gpu(seed=bytes([number]) * 32) for number in range(count)]
+    devices = [gpus.verified(chip, genuine=genuine, **report) for chip in chips]
+    evidence = gpus.evidence(devices, environment, genuine=genuine)
+    values = gpus.values(environment, genuine=genuine)
+    return appraise(evidence, environment=values, policy=Policy.strict()), evidence
+
+
+@pytest.mark.parametrize("genuine", [False, True])
+@pytest.mark.parametrize("report", [{}, {"measurements": {3: bytes(48)}}], ids=["good", "bad"])
+def test_results_of_devices_survive_a_token(genuine: bool, report: dict[str, Any]) -> None:
+    result, evidence = with_gpus(2, genuine=genuine, **report)
+    assert [device.device for device in result.devices] == ["cpu0", "gpu0", "gpu1"]
+    verified = verify(issue(result, evidence=evidence))
+    assert verified.result == result
+    assert verified.nonce == "bm9uY2U="
+
+
+def test_result_of_a_missing_gpu_survives_a_token() -> None:
+    environment = gpus.environment(1)
+    result = appraise(gpus.evidence((), environment), environment=environment, policy=Policy.strict())
+    assert verify(issue(result)).result == result
+
+
+def test_devices_are_submodules_with_trustees_names() -> None:
+    result, evidence = with_gpus(genuine=True)
+    device = claims(issue(result, evidence=evidence))["submods"]["gpu0"]
+    assert device["ear.status"] == "affirming"
+    assert device["ear.trustworthiness-vector"]["executables"] == 3
+    annotated = device["ear.veraison.annotated-evidence"]
+    assert annotated["report_data"] == gpus.NONCE.hex()
+    assert annotated["runtime_data_claims"]["nonce"] == "bm9uY2U="
+    gpu = annotated["nvidia"]
+    assert gpu["arch"] == "Hopper"
+    assert gpu["config"]["driver_version"] == gpus.DRIVER
+    assert gpu["config"]["vbios_version"] == gpus.VBIOS.lower()
+    assert gpu["config"]["feature"] == "SPT"
+    assert gpu["ueid"] == evidence.devices[0].device.ueid
+    assert [one["kind"] for one in gpu["references"]] == ["driver", "vbios"]
+
+
+def test_token_of_the_largest_server_is_accepted() -> None:
+    result, evidence = with_gpus(8)
+    assert verify(issue(result, evidence=evidence)).result == result
+
+
+@pytest.mark.parametrize("tier", ["affirming", "warning"])
+def test_simulated_result_with_a_device_that_is_believed_is_refused(tier: str) -> None:
+    def change(content: dict[str, Any]) -> None:
+        gpu = json.loads(json.dumps(content["submods"]["cpu0"]))
+        content["submods"]["gpu0"] = gpu | {"sealroom.tier": tier, "ear.status": tier}
+
+    with pytest.raises(ProtocolError, match="does not follow"):
+        verify(signed(change))
 
 
 def test_evidence_is_optional() -> None:

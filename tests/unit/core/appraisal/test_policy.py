@@ -48,6 +48,20 @@ def test_other_privilege_levels_are_a_relaxation(levels: str, listed: bool) -> N
     assert relaxations == (("allowed_vmpl",) if listed else ())
 
 
+@pytest.mark.parametrize(("value", "listed"), [("required", False), ("soft", True), ("off", True)])
+def test_gpus_without_an_answer_on_revocation_are_a_relaxation(value: str, listed: bool) -> None:
+    relaxations = Policy.from_toml(HEAD + f'gpu_ocsp = "{value}"\n'.encode()).relaxations
+    assert relaxations == (("gpu_ocsp",) if listed else ())
+
+
+def test_strict_policy_demands_reference_values_and_revocation_of_gpus() -> None:
+    policy = Policy.strict()
+    assert policy.gpu_ocsp == "required"
+    assert not policy.allow_missing_rim
+    assert not policy.allow_expired_rim
+    assert set(policy.gpu_modes) == {"SPT", "MPT", "PPCIE"}
+
+
 def test_minimum_of_a_line_is_read() -> None:
     levels = b"[minimum_tcb.Turin]\nfmc = 1\nbootloader = 2\ntee = 3\nsnp = 4\nmicrocode = 5\n"
     policy = Policy.from_toml(HEAD + levels)
@@ -69,6 +83,10 @@ def test_minimum_of_a_line_is_read() -> None:
         (HEAD + b'product_lines = ["Rome"]', "product_lines"),
         (HEAD + b"signers = []", "signers"),
         (HEAD + b"minimum_report_version = 1", "minimum_report_version"),
+        (HEAD + b'gpu_ocsp = "sometimes"', "gpu_ocsp"),
+        (HEAD + b"gpu_modes = []", "gpu_modes"),
+        (HEAD + b'gpu_architectures = ["AMPERE"]', "gpu_architectures"),
+        (HEAD + b'minimum_gpu_driver = "new"', "minimum_gpu_driver"),
         (HEAD + b"[minimum_tcb.Genoa]\nbootloader = 1", "minimum_tcb.Genoa"),
     ],
 )

@@ -67,6 +67,30 @@ def test_a_time_without_a_zone_is_refused() -> None:
         AuditEntry(time=datetime(2026, 1, 1), kind="start", decision=Decision(allowed=True))  # noqa: DTZ001
 
 
+RIMS = ("01" * 32, "02" * 32)
+
+
+def test_collateral_is_named_by_kind_and_digest() -> None:
+    entry = ENTRY.model_copy(update={"collateral": {"nvidia.rim": RIMS}})
+    assert json.loads(entry.to_bytes())["collateral"] == {"nvidia.rim": list(RIMS)}
+    assert AuditEntry.from_bytes(entry.to_bytes()) == entry
+
+
+def test_an_entry_without_collateral_is_spelled_as_it_always_was() -> None:
+    assert b"collateral" not in ENTRY.to_bytes()
+    assert AuditEntry.from_bytes(ENTRY.to_bytes()).collateral == {}
+
+
+@pytest.mark.parametrize(
+    "collateral",
+    [{}, {"nvidia.rim": []}, {"nvidia.rim": [*RIMS[::-1]]}, {"nvidia.rim": [RIMS[0]] * 2}, {"A": [RIMS[0]]}],
+    ids=["empty", "empty-kind", "unsorted", "twice", "strange-kind"],
+)
+def test_collateral_has_one_spelling(collateral: dict[str, list[str]]) -> None:
+    with pytest.raises(FormatError):
+        AuditEntry.from_bytes(changed(collateral=collateral))
+
+
 def changed(**fields: Any) -> bytes:
     return canonical_json({**json.loads(ENTRY.to_bytes()), **fields})
 

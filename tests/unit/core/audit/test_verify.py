@@ -332,6 +332,32 @@ def test_a_release_that_rests_on_nothing_is_found(tmp_path: Path, lack: dict[str
     assert indexes(check(tmp_path), "release.baseless") == [0]
 
 
+RIM = b"<SoftwareIdentity/>"
+WITH_RIM = {"collateral": {"nvidia.rim": (hashlib.sha256(RIM).hexdigest(),)}}
+
+
+def test_collateral_that_is_there_is_no_finding(tmp_path: Path) -> None:
+    with_evidence(tmp_path, [release(0, **WITH_RIM), release(1, **WITH_RIM)], EVIDENCE, RIM)
+    report = check(tmp_path, reverify=lambda *_: None)
+    assert report.ok
+    assert report.evidence == 2
+
+
+def test_missing_collateral_is_found_for_each_entry(tmp_path: Path) -> None:
+    with_evidence(tmp_path, [release(0, **WITH_RIM), release(1), release(2, **WITH_RIM)], EVIDENCE)
+    report = check(tmp_path, reverify=lambda *_: None)
+    assert indexes(report, "collateral.missing") == [0, 2]
+    assert report.evidence == 1
+
+
+def test_changed_collateral_is_found(tmp_path: Path) -> None:
+    with_evidence(tmp_path, [release(0, **WITH_RIM)], EVIDENCE)
+    put(tmp_path / "evidence" / hashlib.sha256(RIM).hexdigest(), RIM + b" ")
+    report = check(tmp_path, reverify=lambda *_: None)
+    assert codes(report) == {"collateral.changed"}
+    assert report.evidence == 0
+
+
 # --- reading ---
 
 

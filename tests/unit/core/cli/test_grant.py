@@ -35,15 +35,35 @@ def test_a_grant_is_added_with_its_defaults(api: OwnerApi, capsys: Streams) -> N
                 "dataset": "heartbeats",
                 "subject": "ada",
                 "group": "",
+                "visa": "",
+                "issuer": "",
                 "purposes": ["DUO:0000042"],
                 "environments": [],
                 "minimum": "affirming",
+                "gpu": False,
                 "starts": None,
                 "until": None,
             },
         )
     ]
     assert capsys.readouterr().out == "Granted heartbeats to ada until it is withdrawn (grant g0).\n"
+
+
+def test_grant_for_servers_with_a_gpu(api: OwnerApi, capsys: Streams) -> None:
+    assert run(["grant", "add", "heartbeats", "--user", "ada", "--gpu"]) == 0
+    ((_, _, sent),) = api.asked
+    assert sent["gpu"] is True
+    capsys.readouterr()
+    assert run(["grant", "list"]) == 0
+    assert "with GPU" in " ".join(capsys.readouterr().out.split())
+
+
+def test_grant_for_whoever_holds_a_visa(api: OwnerApi, capsys: Streams) -> None:
+    arguments = ["--visa", "https://data.example/d", "--issuer", "https://visas.example"]
+    assert run(["grant", "add", "heartbeats", *arguments]) == 0
+    ((_, _, sent),) = api.asked
+    assert (sent["subject"], sent["visa"], sent["issuer"]) == ("", arguments[1], arguments[3])
+    assert "to holders of a visa for https://data.example/d until" in capsys.readouterr().out
 
 
 def test_every_option_of_a_grant_is_sent(api: OwnerApi, capsys: Streams) -> None:

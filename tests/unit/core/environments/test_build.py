@@ -22,7 +22,11 @@ name = "small"
 vcpus = 2
 memory_mib = 4096
 [initdata]
-body = 'algorithm = "sha384"'
+body = '''
+algorithm = "sha384"
+version = "0.1.0"
+[data]
+'''
 [minimum_tcb.Milan]
 bootloader = 4
 tee = 0

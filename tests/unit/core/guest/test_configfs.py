@@ -135,3 +135,43 @@ def test_busy_firmware_is_a_network_error_and_leaves_no_entry() -> None:
     with pytest.raises(NetworkError, match="busy"):
         provider(kernel).evidence(bytes(64))
     assert kernel.entries == {}
+
+
+class Directory(SystemFiles):
+    """configfs-tsm as files on disk, reached with the real file operations.
+
+    A directory of configfs has its attributes from the moment it is made and loses them when it is removed;
+    the kernel makes the report when `inblob` was written.
+    """
+
+    def make(self, path: Path) -> None:
+        super().make(path)
+        for name, content in {"provider": b"sev_guest\n", "generation": b"0\n", "auxblob": b""}.items():
+            (path / name).write_bytes(content)
+
+    def write(self, path: Path, data: bytes) -> None:
+        super().write(path, data)
+        entry = path.parent
+        (entry / "generation").write_bytes(b"%d\n" % (int((entry / "generation").read_bytes()) + 1))
+        (entry / "outblob").write_bytes(testing.chip().report(report_data=(entry / "inblob").read_bytes()))
+        (entry / "auxblob").write_bytes(build_certificate_table(testing.chip().certificates))
+
+    def remove(self, path: Path) -> None:
+        for attribute in path.iterdir():
+            attribute.unlink()
+        super().remove(path)
+
+
+def test_report_is_read_from_a_directory_and_two_requests_do_not_meet(tmp_path: Path) -> None:
+    provider = ConfigfsProvider(tmp_path, files=Directory())
+    assert provider.available() == ""
+    for report_data in (b"a" * 64, b"b" * 64):
+        evidence = provider.evidence(report_data)
+        assert evidence.report[0x50:0x90] == report_data
+        assert evidence.certificates == testing.chip().certificates
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_directory_that_makes_no_report_is_a_network_error(tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match="No such file"):
+        ConfigfsProvider(tmp_path).evidence(bytes(64))

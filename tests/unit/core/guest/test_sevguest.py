@@ -83,6 +83,20 @@ def test_refusal_is_named(device: Path) -> None:
         SevGuestProvider(device, ioctl=Driver(status=0x27)).evidence(bytes(64))
 
 
+def test_request_names_level_0_and_leaves_the_key_to_the_firmware(device: Path) -> None:
+    """key_sel 0 lets the firmware choose: VLEK where one is loaded, else VCEK."""
+    seen: list[bytes] = []
+
+    class Recorder(Driver):
+        def __call__(self, descriptor: int, request: int, argument: bytearray) -> int:
+            _, req_data, _, _ = struct.unpack("=B7xQQQ", argument)
+            seen.append(ctypes.string_at(req_data, 96))
+            return super().__call__(descriptor, request, argument)
+
+    SevGuestProvider(device, ioctl=Recorder()).evidence(b"n" * 64)
+    assert seen == [b"n" * 64 + bytes(32)]
+
+
 def test_malformed_table_is_refused(device: Path) -> None:
     with pytest.raises(ProtocolError, match="malformed"):
         SevGuestProvider(device, ioctl=Driver(table=b"x" * 30)).evidence(bytes(64))

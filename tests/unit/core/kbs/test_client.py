@@ -18,10 +18,12 @@ from sealroom.errors import (
     ProtocolError,
 )
 from sealroom.kbs._http import MAX_ANSWER
-from sealroom.kbs.binding import HASH_ALGORITHMS, HashAlgorithm
+from sealroom.kbs.binding import HASH_ALGORITHMS, HashAlgorithm, device_nonce
 from sealroom.kbs.calls import IdentityRequest, ReleaseRequest
 from sealroom.kbs.client import KbsClient
+from sealroom.kbs.devices import decode_devices
 from sealroom.kbs.jwe import TeeKey, encrypt
+from sealroom.kbs.messages import AttestRequest, InitData, parse
 from support.fake_broker import URL, FakeBroker, dataset, error
 
 IDENTITY = IdentityRequest(provider="jupyterhub", token="hub-token-secret")
@@ -57,7 +59,7 @@ def test_evidence_covers_what_the_broker_selected(algorithm: HashAlgorithm) -> N
     broker = FakeBroker(algorithm=algorithm)
     with connect(broker) as client:
         attested = client.attest()
-    assert attested.token == "ear.token.text"
+    assert [attested.token] == broker.tokens
     assert attested.provider == "test"
     assert attested.evidence.report[0x50:0x90]
     (session,) = broker.sessions.values()
@@ -343,29 +345,88 @@ def test_a_providers_error_is_passed_on() -> None:
         client.attest()
 
 
-def test_initdata_and_devices_are_sent_and_covered() -> None:
-    seen: list[bytes] = []
-    broker = FakeBroker()
+@dataclass(frozen=True)
+class GpuEvidence:
+    """Evidence of a GPU as a provider gives it."""
 
-    def devices(nonce: bytes) -> str:
-        seen.append(nonce)
-        return '{"nvidia":"x"}'
+    report: bytes
+    arch: str = "HOPPER"
+    uuid: str = "GPU-1"
+    chain_pem: bytes = b"-----BEGIN CERTIFICATE-----"
 
-    bodies: list[bytes] = []
+
+@dataclass
+class Gpus:
+    """A source of devices' evidence."""
+
+    count: int = 2
+    asked: list[bytes] = field(default_factory=list)
+
+    def evidence(self, nonce: bytes) -> list[GpuEvidence]:
+        self.asked.append(nonce)
+        return [GpuEvidence(b"\x11\xe0\x01\xff" + nonce, uuid=f"GPU-{n}") for n in range(self.count)]
+
+
+def attest_with(devices: Gpus | None, algorithm: HashAlgorithm = "sha384") -> AttestRequest:
+    """Attest at a broker that checks what the CPU's report covers; return what was sent."""
+    broker, bodies = FakeBroker(algorithm=algorithm), []
 
     def remember(request: httpx.Request) -> httpx.Response:
         bodies.append(request.content)
         return broker(request)
 
-    send = httpx.MockTransport(remember)
-    with KbsClient(
-        URL, gather, init_data="a = 1", devices=devices, http=httpx.Client(transport=send)
-    ) as client:
+    http = httpx.Client(transport=httpx.MockTransport(remember))
+    with KbsClient(URL, gather, init_data="a = 1", devices=devices, http=http) as client:
         client.attest()
-    sent = json.loads(bodies[-1])
-    assert sent["init-data"] == {"format": "toml", "body": "a = 1"}
-    assert sent["tee-evidence"]["additional_evidence"] == '{"nvidia":"x"}'
-    assert [len(nonce) for nonce in seen] == [48]
+    return parse(AttestRequest, bodies[-1])
+
+
+@pytest.mark.parametrize("algorithm", HASH_ALGORITHMS)
+def test_devices_answer_the_first_32_bytes_of_their_digest_and_the_cpu_covers_them(
+    algorithm: HashAlgorithm,
+) -> None:
+    gpus = Gpus()
+    sent = attest_with(gpus, algorithm)
+    runtime = sent.runtime_data
+    (asked,) = gpus.asked
+    assert asked == device_nonce(runtime.nonce, runtime.tee_pubkey, algorithm)[:32]
+    assert len(asked) == 32
+    devices = decode_devices(sent.tee_evidence.additional_evidence)
+    assert [device.uuid for device in devices] == ["GPU-0", "GPU-1"]
+    assert [device.report[4:36] for device in devices] == [asked, asked]
+
+
+def test_initdata_is_sent_and_without_devices_there_is_no_additional_evidence() -> None:
+    sent = attest_with(None)
+    assert sent.init_data == InitData(format="toml", body="a = 1")
+    assert sent.tee_evidence.additional_evidence == ""
+
+
+def test_a_device_that_gives_nothing_is_passed_on() -> None:
+    class Silent(Gpus):
+        def evidence(self, nonce: bytes) -> list[GpuEvidence]:
+            raise NetworkError("The GPU does not answer.")
+
+    with pytest.raises(NetworkError, match="GPU does not answer"):
+        attest_with(Silent())
+
+
+@pytest.mark.parametrize(
+    ("covered", "what"),
+    [
+        ({"nonce": "b3RoZXI="}, "another nonce"),
+        ({"tee-pubkey": TeeKey.generate().public_jwk()}, "another key"),
+        ({"tee-pubkey": {}}, "another key"),
+        ({"additional-evidence": "{}"}, "another device's evidence"),
+    ],
+    ids=["nonce", "key", "no-key", "devices"],
+)
+def test_a_result_about_another_server_is_refused(covered: dict[str, object], what: str) -> None:
+    with connect(FakeBroker(covered=covered)) as client:
+        with pytest.raises(ProtocolError, match=f"not about this server: it names {what}"):
+            client.attest()
+        with pytest.raises(ProtocolError, match="not about this server"):
+            client.session()
 
 
 def test_many_threads_share_one_session_and_attest_again_once() -> None:
@@ -412,7 +473,13 @@ def test_nothing_secret_is_logged_or_printed(caplog: pytest.LogCaptureFixture) -
         client.identity(IDENTITY)
         release = client.release("heartbeats", RELEASE)
         shown = caplog.text + repr(client) + repr(attested) + repr(release) + repr(IDENTITY)
-    secrets = ["hub-token-secret", "ear.token.text", "aGVhZGVy", *broker.sessions, client.tee_pubkey["x"]]
+    secrets = [
+        "hub-token-secret",
+        "ear-signature-secret",
+        "aGVhZGVy",
+        *broker.sessions,
+        client.tee_pubkey["x"],
+    ]
     assert not [secret for secret in secrets if secret in shown]
 
 

@@ -6,17 +6,23 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from sealroom import testing
+from sealroom.checks import Outcome
 from sealroom.environments import build
-from sealroom.guest import SimulatedProvider
-from sealroom.simulated import create, root
+from sealroom.errors import SignatureError
+from sealroom.guest import DeviceEvidence, SimulatedProvider
+from sealroom.guest.devices import SimulatedDeviceProvider
+from sealroom.nvidia import NvidiaRoots, compare, load_chain, verify_device, verify_rim
+from sealroom.simulated import create, gpu_root, root
 from sealroom.simulated.__main__ import flip_measurement, main
 from sealroom.snp import Roots, verify_report
 
 PATIENCE = 60.0
+NONCE = bytes(range(32))
 
 
 @pytest.fixture
@@ -82,6 +88,95 @@ def test_ends_with_its_parent(home: Path) -> None:
     wait_for(home / "sp.sock", there=False)
 
 
+def test_serves_gpus_beside_the_processor_until_sigterm(home: Path) -> None:
+    process = subprocess.Popen(command(home, "--gpus", "2"), stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(home / "sp.sock")
+        devices = SimulatedDeviceProvider(home / "gpu.sock").evidence(NONCE)
+        SimulatedProvider(home / "sp.sock").evidence(b"n" * 64)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    assert not (home / "gpu.sock").exists()
+    assert len({device.uuid for device in devices}) == 2
+    roots = NvidiaRoots.development(
+        *((home / "root" / name).read_bytes() for name in ("gpu-device-root.pem", "gpu-rim-root.pem"))
+    )
+    manifests = [
+        verify_rim((home / "root" / name).read_bytes(), roots=roots, at=datetime.now(UTC))
+        for name in ("NV_GPU_DRIVER_GH100_580.95.05.xml", "NV_GPU_VBIOS_1010_0200_882_96009F0001.xml")
+    ]
+    for device in devices:
+        verified = verify_device(
+            device.report, load_chain(device.chain_pem), roots=roots, at=datetime.now(UTC), nonce=NONCE
+        )
+        assert verified.report.feature == "MPT"
+        assert all(result.outcome is Outcome.PASSED for result in compare(verified, manifests))
+
+
+def gpus(home: Path, *more: str, socket: str = "sp.sock") -> list[DeviceEvidence]:
+    """Serve GPUs once and return what they say."""
+    given = command(home, "--gpus", "1", "--gpu-root", str(home / "gpus"), *more)
+    given[given.index("--socket") + 1] = str(home / socket)
+    process = subprocess.Popen(given, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(home / socket)
+        return SimulatedDeviceProvider((home / socket).with_name("gpu.sock")).evidence(NONCE)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=PATIENCE)
+
+
+def test_a_servers_gpu_survives_a_restart_and_is_no_other_servers(home: Path) -> None:
+    (home / "other").mkdir()
+    first, again, other = gpus(home), gpus(home), gpus(home, socket="other/sp.sock")
+    assert first[0].uuid == again[0].uuid
+    assert first[0].chain_pem == again[0].chain_pem
+    assert other[0].uuid != first[0].uuid
+    assert not list((home / "root").glob("gpu-*")), "its root is where it was said to be"
+
+
+def test_a_blackwell_gpu(home: Path) -> None:
+    (device,) = gpus(home, "--gpu-architecture", "BLACKWELL")
+    assert device.arch == "BLACKWELL"
+    assert (home / "gpus" / "NV_GPU_CC_DRIVER_GB100_580.95.05.xml").is_file()
+
+
+def test_altered_reports_are_those_of_gpus_too(home: Path) -> None:
+    (device,) = gpus(home, "--alter-reports")
+    roots = NvidiaRoots.development((home / "gpus" / "gpu-device-root.pem").read_bytes(), b"")
+    with pytest.raises(SignatureError):
+        verify_device(device.report, load_chain(device.chain_pem), roots=roots, at=datetime.now(UTC))
+
+
+def test_without_the_option_there_are_no_gpus(home: Path) -> None:
+    process = subprocess.Popen(command(home), stderr=subprocess.DEVNULL)
+    try:
+        wait_for(home / "sp.sock")
+        assert sorted(path.name for path in home.iterdir()) == ["env.toml", "root", "sp.sock"]
+        assert not list((home / "root").glob("gpu-*"))
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=PATIENCE)
+
+
+def test_a_damaged_gpu_root_is_one_sentence_and_leaves_no_socket(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpu_root.create(home / "gpus", at=testing.EPOCH)
+    (home / "gpus" / "gpu-root.seed").write_bytes(bytes(32))
+    assert main(arguments(home, "--gpus", "1", "--gpu-root", str(home / "gpus"))) == 2
+    assert "is damaged" in capsys.readouterr().err
+    assert not list(home.glob("*.sock"))
+
+
+def test_a_processor_that_cannot_start_leaves_no_gpus(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments(home, "--gpus", "1", "--shape", "huge")) == 2
+    assert "has no shape huge" in capsys.readouterr().err
+    assert not (home / "gpu.sock").exists()
+
+
 def test_missing_root_is_one_sentence(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = arguments(home)
     given[2] = str(home / "none")
@@ -110,7 +205,9 @@ def test_unknown_shape_is_refused(home: Path, capsys: pytest.CaptureFixture[str]
     assert "has no shape huge" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("given", [[], ["serve"], ["serve", "--uid", "x"], ["other"]])
+@pytest.mark.parametrize(
+    "given", [[], ["serve"], ["serve", "--uid", "x"], ["serve", "--gpus", "9"], ["other"]]
+)
 def test_wrong_usage_is_64(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(given)
