@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.postgres import postgres
 from support.stack import stack
 from support.vectors import ABSENT, VECTORS
 
@@ -20,4 +21,4 @@ def vectors() -> Path:
     return VECTORS
 
 
-__all__ = ["stack"]
+__all__ = ["postgres", "stack"]

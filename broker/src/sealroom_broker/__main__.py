@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`sealroom-broker`: make a broker's state, run it, and make tokens for data owners."""
+"""`sealroom-broker`: make a broker's state, run it, keep it, and make tokens for data owners."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
 from sealroom.errors import ConfigurationError, Error
@@ -15,11 +17,14 @@ from sealroom_broker import __version__
 from sealroom_broker.broker import utc_now
 from sealroom_broker.config import load_config
 from sealroom_broker.files import create_private
-from sealroom_broker.migrate import migrate
-from sealroom_broker.owners import add_token, list_tokens, remove_token
+from sealroom_broker.operate import add_commands, open_store
+from sealroom_broker.owners import SCOPES, Actor, add_token, list_tokens, remove_token
 from sealroom_broker.serve import serve
 from sealroom_broker.setup import Plan, initialise
 from sealroom_broker.store import Store
+
+_SPAN = re.compile(r"\+([1-9][0-9]{0,4})(h|d|w)")
+_HOURS = {"h": 1, "d": 24, "w": 7 * 24}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     _init_parser(commands.add_parser("init", help="make keys, configuration, database and log in a folder"))
     _serve_parser(commands.add_parser("serve", help="run the broker"))
     _token_parser(commands.add_parser("token", help="tokens for data owners"))
+    add_commands(commands)
     return parser
 
 
@@ -63,6 +69,9 @@ def _init_parser(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--hub-service", default="sealroom-broker", metavar="NAME", help="the broker's name at the hub"
+    )
+    parser.add_argument(
+        "--postgresql", default="", metavar="URL", help="a database that several processes share, not a file"
     )
     parser.set_defaults(run=_init)
 
@@ -89,6 +98,19 @@ def _token_parser(parser: argparse.ArgumentParser) -> None:
             command.add_argument("--name", required=True, help="whose token it is; stands in the audit log")
         if name == "add":
             command.add_argument("--out", type=Path, required=True, metavar="FILE")
+            command.add_argument(
+                "--scope", choices=SCOPES, default="owner", help="what it may do (default: owner)"
+            )
+            command.add_argument(
+                "--dataset",
+                dest="datasets",
+                action="append",
+                metavar="ID",
+                help="a dataset that it is for; may be repeated (default: all)",
+            )
+            command.add_argument(
+                "--expires", type=_moment, metavar="WHEN", help="its end: 2027-03-31, or +30d, +12h, +2w"
+            )
         command.set_defaults(run=run)
 
 
@@ -105,6 +127,7 @@ def _init(options: argparse.Namespace) -> int:
         publishers=options.publisher,
         hub_api_url=options.hub_api_url,
         hub_service=options.hub_service,
+        postgresql=options.postgresql,
     )
     sys.stdout.write(f"{initialise(options.home, plan)}\n")
     return 0
@@ -121,7 +144,15 @@ def _token_add(options: argparse.Namespace) -> int:
         raise ConfigurationError(f"{options.out} is there already.", advice="Name another file.")
     store = _store(options.config)
     try:
-        create_private(options.out, (add_token(store, options.name, utc_now()) + "\n").encode())
+        token = add_token(
+            store,
+            options.name,
+            utc_now(),
+            scope=options.scope,
+            datasets=options.datasets,
+            expires=options.expires,
+        )
+        create_private(options.out, (token + "\n").encode())
     finally:
         store.close()
     return 0
@@ -130,8 +161,10 @@ def _token_add(options: argparse.Namespace) -> int:
 def _token_list(options: argparse.Namespace) -> int:
     store = _store(options.config)
     try:
-        for name, made in list_tokens(store):
-            sys.stdout.write(f"{made:%Y-%m-%d %H:%M}  {name}\n")
+        for one in list_tokens(store):
+            words = Actor(one.name, one.scope, one.datasets).words
+            end = f"until {one.expires:%Y-%m-%d %H:%M}" if one.expires else "without end"
+            sys.stdout.write(f"{one.created:%Y-%m-%d %H:%M}  {one.name}  {words}, {end}\n")
     finally:
         store.close()
     return 0
@@ -146,14 +179,24 @@ def _token_remove(options: argparse.Namespace) -> int:
     return 0
 
 
-def _store(config: Path) -> Store:
-    store = Store(load_config(config).database)
+def _moment(text: str) -> datetime:
+    """Read a date (its end), a date and time, or a span from now; without a zone it is UTC."""
+    span = _SPAN.fullmatch(text)
     try:
-        migrate(store)
-    except BaseException:
-        store.close()
-        raise
-    return store
+        if span:
+            return utc_now() + timedelta(hours=int(span[1]) * _HOURS[span[2]])
+        moment = datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a date like 2027-03-31 nor a span like +30d, +12h or +2w"
+        ) from None
+    if len(text) <= len("2027-03-31"):
+        moment = datetime.combine(moment.date(), time(23, 59, 59))
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _store(config: Path) -> Store:
+    return open_store(load_config(config))
 
 
 if __name__ == "__main__":

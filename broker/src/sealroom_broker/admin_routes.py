@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The owner's calls: datasets, grants, static resources and the audit log. Each needs an owner's token.
+"""The owner's calls: datasets, grants, static resources and the audit log. Each needs a token with its scope.
 
 What an owner does is in the log before it holds, as a release is: entry and change are one transaction, the
 entry first.
@@ -22,7 +22,7 @@ from starlette.routing import BaseRoute, Route
 from sealroom_broker.broker import Broker
 from sealroom_broker.entries import owner_entry
 from sealroom_broker.kbs_routes import body_of, broker_of
-from sealroom_broker.owners import check_token
+from sealroom_broker.owners import Actor, Need, check_token
 from sealroom_broker.problem import not_found
 from sealroom_broker.registry import add_grant, grants_of, parse_manifest, register, withdraw_grant
 from sealroom_broker.resources import ResourceSpec
@@ -30,25 +30,39 @@ from sealroom_broker.store import DatasetRow
 from sealroom_broker.web import answer, in_thread, parse_body, read_body
 
 
-async def actor_of(request: Request) -> str:
-    """Return the name of the owner's token.
+async def actor_of(request: Request) -> Actor:
+    """Return whose token came with a call.
 
     Raises:
-        Problem: There is none, or it is wrong.
+        Problem: There is none, or it is wrong or has ended.
     """
-    return await in_thread(check_token, broker_of(request).store, request.headers.get("authorization"))
+    broker = broker_of(request)
+    header = request.headers.get("authorization")
+    return await in_thread(check_token, broker.store, header, broker.clock())
+
+
+async def actor_for(request: Request, need: Need) -> Actor:
+    """Return whose token came with a call that is not about a single dataset.
+
+    Raises:
+        Problem: There is none, or it is wrong or has ended (401), or may not do this (403).
+    """
+    actor = await actor_of(request)
+    actor.check(need)
+    return actor
 
 
 async def list_datasets(request: Request) -> Response:
     """List the registered datasets."""
-    await actor_of(request)
-    return answer(await in_thread(_datasets, broker_of(request)))
+    actor = await actor_of(request)
+    return answer(await in_thread(_datasets, broker_of(request), actor))
 
 
 async def register_dataset(request: Request) -> Response:
     """Register a dataset, or a newer manifest of one."""
     # The token comes first: nobody else may send this much.
     actor, broker = await actor_of(request), broker_of(request)
+    actor.check_scope("write")
     limits = broker.config.limits
     body = await read_body(request, limits.registration, limits.body_seconds * 4)
     message = await in_thread(parse_body, DatasetRegistration, body)
@@ -58,8 +72,8 @@ async def register_dataset(request: Request) -> Response:
 
 async def list_grants(request: Request) -> Response:
     """List all grants, or those of one dataset."""
-    await actor_of(request)
-    return answer(await in_thread(_grants, broker_of(request), request.query_params.get("dataset")))
+    actor = await actor_of(request)
+    return answer(await in_thread(_grants, broker_of(request), actor, request.query_params.get("dataset")))
 
 
 async def create_grant(request: Request) -> Response:
@@ -78,48 +92,52 @@ async def delete_grant(request: Request) -> Response:
 
 async def put_resource(request: Request) -> Response:
     """Keep a static resource."""
-    actor, broker = await actor_of(request), broker_of(request)
+    actor, broker = await actor_for(request, "write"), broker_of(request)
     spec = parse_body(ResourceSpec, await body_of(request))
-    await in_thread(broker.resources.put, request.path_params["path"], spec, actor, broker.clock())
+    await in_thread(broker.resources.put, request.path_params["path"], spec, actor.name, broker.clock())
     return Response(status_code=204)
 
 
 async def delete_resource(request: Request) -> Response:
     """Forget a static resource."""
-    actor, broker = await actor_of(request), broker_of(request)
-    await in_thread(broker.resources.delete, request.path_params["path"], actor, broker.clock())
+    actor, broker = await actor_for(request, "write"), broker_of(request)
+    await in_thread(broker.resources.delete, request.path_params["path"], actor.name, broker.clock())
     return Response(status_code=204)
 
 
 async def audit_key(request: Request) -> Response:
     """Return the log's verifier key."""
-    await actor_of(request)
+    await actor_for(request, "audit")
     return Response(f"{broker_of(request).record.signer.verifier}\n", media_type="text/plain")
 
 
 async def audit_file(request: Request) -> Response:
     """Return a file of the log, or evidence that it names."""
-    await actor_of(request)
+    await actor_for(request, "audit")
     path: str = request.path_params["path"]
     data = await in_thread(_audit_file, broker_of(request), path)
     return Response(data, media_type="application/octet-stream")
 
 
-def _datasets(broker: Broker) -> OwnedDatasets:
+def _datasets(broker: Broker, actor: Actor) -> OwnedDatasets:
     with broker.store.read() as session:
         rows = session.scalars(select(DatasetRow).order_by(DatasetRow.id))
-        return OwnedDatasets(datasets=tuple(map(_owned, rows)))
+        return OwnedDatasets(datasets=tuple(_owned(row) for row in rows if actor.may("read", row.id)))
 
 
 def _register(
-    broker: Broker, message: DatasetRegistration, actor: str, now: datetime
+    broker: Broker, message: DatasetRegistration, actor: Actor, now: datetime
 ) -> tuple[OwnedDataset, bool]:
     with broker.store.write() as session:
         row, changed = register(session, message, broker.wrap, now)
+        # Only the manifest says which dataset it is; a refusal undoes the registration.
+        actor.check("write", row.id)
         if changed:
             session.flush()
             broker.record.append(
-                owner_entry("registration", actor, now, dataset=row.id, manifest_sha256=row.manifest_sha256)
+                owner_entry(
+                    "registration", actor.name, now, dataset=row.id, manifest_sha256=row.manifest_sha256
+                )
             )
         return _owned(row), changed
 
@@ -136,25 +154,31 @@ def _owned(row: DatasetRow) -> OwnedDataset:
     )
 
 
-def _grants(broker: Broker, dataset: str | None) -> Grants:
+def _grants(broker: Broker, actor: Actor, dataset: str | None) -> Grants:
     with broker.store.read() as session:
-        return Grants(grants=grants_of(session, dataset))
+        grants = grants_of(session, dataset)
+    return Grants(grants=tuple(one for one in grants if actor.may("read", one.dataset)))
 
 
-def _add_grant(broker: Broker, spec: GrantSpec, actor: str, now: datetime) -> Grant:
+def _add_grant(broker: Broker, spec: GrantSpec, actor: Actor, now: datetime) -> Grant:
+    actor.check("write", spec.dataset)
     with broker.store.write() as session:
-        grant = add_grant(session, spec, broker.config.mode, now)
+        grant = add_grant(session, spec, broker.config.mode, now, broker.issuers)
         session.flush()
-        broker.record.append(owner_entry("grant", actor, now, dataset=grant.dataset, grant=grant))
+        broker.record.append(owner_entry("grant", actor.name, now, dataset=grant.dataset, grant=grant))
         return grant
 
 
-def _withdraw(broker: Broker, grant_id: str, actor: str, now: datetime) -> Grant:
+def _withdraw(broker: Broker, grant_id: str, actor: Actor, now: datetime) -> Grant:
     with broker.store.write() as session:
         grant, changed = withdraw_grant(session, grant_id, now)
+        # Only the grant says which dataset it is for; a refusal undoes the withdrawal.
+        actor.check("write", grant.dataset)
         if changed:
             session.flush()
-            broker.record.append(owner_entry("withdrawal", actor, now, dataset=grant.dataset, grant=grant))
+            broker.record.append(
+                owner_entry("withdrawal", actor.name, now, dataset=grant.dataset, grant=grant)
+            )
         return grant
 
 

@@ -18,9 +18,10 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount, Router
 
-from sealroom_broker import admin_routes, kbs_routes, pages, sealroom_routes
+from sealroom_broker import admin_routes, health, kbs_routes, login, pages, sealroom_routes
 from sealroom_broker.broker import Broker
-from sealroom_broker.limits import RateLimit
+from sealroom_broker.limits import KnownTokens, RateLimit
+from sealroom_broker.metrics import Metrics
 from sealroom_broker.problem import Problem
 from sealroom_broker.web import Guard, on_problem
 
@@ -45,13 +46,19 @@ def create_app(broker: Broker, *, prefix: str = "") -> Starlette:
     prefix = prefix.rstrip("/")
     if prefix:
         routes = [_mount(prefix, routes), *routes]
+    limits, metrics = broker.config.limits, Metrics(broker.config.mode)
+    metrics.watch(broker.store, broker.record, broker.clock)
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Guard), Middleware(RateLimit, limits=broker.config.limits)],
+        middleware=[
+            Middleware(Guard, observer=metrics),
+            Middleware(RateLimit, limits=limits, buckets=broker.buckets, tokens=KnownTokens(broker.store)),
+        ],
         exception_handlers={Problem: on_problem, Error: on_problem, HTTPException: on_problem},
         lifespan=lifespan,
     )
     app.state.broker = broker
+    app.state.metrics = metrics
     app.state.identity_checks = asyncio.Semaphore(_IDENTITY_CHECKS)
     app.router.redirect_slashes = False
     return app
@@ -63,7 +70,7 @@ def _routes() -> Sequence[BaseRoute]:
         _mount("/sealroom", sealroom_routes.ROUTES),
         *kbs_routes.ROUTES,
     ]
-    return [_mount(PREFIX, kbs), *pages.ROUTES]
+    return [_mount(PREFIX, kbs), *login.ROUTES, *pages.ROUTES, *health.ROUTES]
 
 
 def _mount(path: str, routes: Sequence[BaseRoute]) -> Mount:

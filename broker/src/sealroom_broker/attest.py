@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from sealroom.appraisal import AttestationResult, ear
@@ -89,7 +90,13 @@ class Attestations:
             at=now,
             evidence=judged.evidence,
         )
-        standing = _standing(judged, token, self._record.keep_evidence(body), now, now + self._lifetime)
+        evidence = self._record.keep_evidence(body)
+        collateral = {
+            kind: tuple(sorted({self._record.keep_evidence(data) for data in files}))
+            for kind, files in judged.collateral.items()
+            if files
+        }
+        standing = _standing(judged, token, evidence, collateral, now, now + self._lifetime)
         self._sessions.attested(pending.session, request.runtime_data.tee_pubkey, standing)
         return token
 
@@ -102,7 +109,14 @@ class Attestations:
         return Problem(401, "AttestationError", error.diagnostics(), reasons=(reason,))
 
 
-def _standing(judged: Judged, token: str, evidence: str, now: datetime, until: datetime) -> Standing:
+def _standing(
+    judged: Judged,
+    token: str,
+    evidence: str,
+    collateral: Mapping[str, tuple[str, ...]],
+    now: datetime,
+    until: datetime,
+) -> Standing:
     result: AttestationResult = judged.result
     return Standing(
         token=token,
@@ -111,6 +125,7 @@ def _standing(judged: Judged, token: str, evidence: str, now: datetime, until: d
         simulated=result.simulated,
         devices={device.device: device.tier.value for device in result.devices},
         environment=judged.environment.digest if judged.environment else None,
+        collateral=collateral,
         policy=result.policy.digest,
         attested=now,
         until=until,

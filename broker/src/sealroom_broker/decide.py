@@ -13,7 +13,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from sealroom.kbs.calls import Grant, Person, Reason
@@ -30,6 +30,8 @@ class Server:
     """Digest of the environment that the evidence matched."""
     until: datetime
     """When the attestation is too old."""
+    devices: Mapping[str, str] = field(default_factory=dict)
+    """Device (`cpu0`, `gpu0`, …) -> its tier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,11 @@ RULES: Mapping[str, Rule] = _rules(
         "No person is bound to the session.",
     ),
     Rule(
+        "person.ended",
+        "Your login at this broker has ended, and your server did not present it again. Log in again.",
+        "The login of {person} ended at {login_until} and was not presented again.",
+    ),
+    Rule(
         "grant.none",
         "You have no grant for {title}. Ask {ask} for access.",
         "{person} has no grant for {dataset}.",
@@ -155,6 +162,12 @@ RULES: Mapping[str, Rule] = _rules(
         "The server's appraisal is {tier}; the grant {grant} needs {minimum}.",
     ),
     Rule(
+        "grant.gpu",
+        "{title} may only be used on a server with a GPU in confidential mode, and yours has shown none. "
+        "Start a server in an environment with such a GPU, or ask {ask}.",
+        "The grant {grant} needs a GPU in confidential mode; the server's devices are {devices}.",
+    ),
+    Rule(
         "file.unknown",
         "{title} has no file {file}.",
         "A header was sent for {file}, which the registered manifest of {dataset} does not name.",
@@ -185,6 +198,8 @@ class Facts:
     now: datetime
     development: bool
     """Whether the broker runs in mode `development`."""
+    login_until: datetime | None = None
+    """When the person's login must have been presented again; without it, it has ended."""
     dataset_id: str = ""
     """What was asked for, where `dataset` is None."""
 
@@ -200,6 +215,7 @@ class Facts:
             "title": dataset.title if dataset else self.dataset_id,
             "ask": (dataset.ask if dataset else "") or "the data owner",
             "person": person.name if person else "nobody",
+            "login_until": _day(self.login_until) or "once",
             "purpose": self.purpose or "",
             "environment": self.server.environment or "unknown",
             "tier": self.server.tier,
@@ -210,6 +226,7 @@ class Facts:
             "starts": _day(grant.starts) if grant else "",
             "purposes": ", ".join(grant.purposes) if grant else "",
             "minimum": grant.minimum if grant else "",
+            "devices": ", ".join(f"{name} ({tier})" for name, tier in sorted(self.server.devices.items())),
         }
 
 
@@ -228,7 +245,7 @@ def decide(facts: Facts) -> Allowed | Refused:
     if facts.person is None:
         return Refused((*standing, _denial("person.none", facts)), ask=facts.dataset.ask)
     # 4. The person's grants: the first that nothing stands in the way of, else the one that comes closest.
-    candidates = [grant for grant in facts.grants if _names(grant, facts.person, facts.dataset)]
+    candidates = [grant for grant in facts.grants if _names(grant, facts.person, facts.dataset, facts.now)]
     if not candidates:
         return Refused((*standing, _denial("grant.none", facts)), ask=facts.dataset.ask)
     judged = [(_grant_denials(grant, facts), grant) for grant in sorted(candidates, key=_newest_first)]
@@ -245,7 +262,7 @@ def granted_purposes(facts: Facts) -> tuple[str, ...]:
     codes = [
         code
         for grant in facts.grants
-        if _names(grant, facts.person, facts.dataset) and not _out_of_time(grant, facts)
+        if _names(grant, facts.person, facts.dataset, facts.now) and not _out_of_time(grant, facts)
         for code in grant.purposes
     ]
     return tuple(dict.fromkeys(codes))
@@ -258,6 +275,7 @@ _SERVER_RULES: tuple[tuple[str, Callable[[Facts], bool]], ...] = (
         lambda f: not f.development and (f.server.simulated or f.server.tier == "simulated"),
     ),
     ("environment.unknown", lambda f: f.server.environment not in f.approved),
+    ("person.ended", lambda f: f.person is not None and (f.login_until is None or f.now >= f.login_until)),
 )
 
 _TIME_RULES: tuple[tuple[str, Callable[[Grant, Facts], bool]], ...] = (
@@ -270,6 +288,7 @@ _USE_RULES: tuple[tuple[str, Callable[[Grant, Facts], bool]], ...] = (
     ("grant.purpose", lambda g, f: f.purpose is not None and f.purpose not in g.purposes),
     ("grant.environment", lambda g, f: bool(g.environments) and f.server.environment not in g.environments),
     ("tier.below", lambda g, f: f.server.tier not in _accepted_tiers(g, development=f.development)),
+    ("grant.gpu", lambda g, f: g.gpu and not _has_gpu(g, f)),
 )
 
 
@@ -281,9 +300,22 @@ def _accepted_tiers(grant: Grant, *, development: bool) -> frozenset[str]:
     return frozenset({"affirming"})
 
 
-def _names(grant: Grant, person: Person, dataset: Dataset) -> bool:
+def _has_gpu(grant: Grant, facts: Facts) -> bool:
+    accepted = _accepted_tiers(grant, development=facts.development)
+    return any(name.startswith("gpu") and tier in accepted for name, tier in facts.server.devices.items())
+
+
+def _names(grant: Grant, person: Person, dataset: Dataset, now: datetime) -> bool:
     """Tell whether the grant is this person's and for this dataset."""
-    if grant.dataset != dataset.id or bool(grant.subject) == bool(grant.group):
+    if grant.dataset != dataset.id or sum(map(bool, (grant.subject, grant.group, grant.visa))) != 1:
+        return False
+    if grant.visa:
+        return any(
+            visa.value == grant.visa and grant.issuer in ("", visa.issuer) and now < visa.until
+            for visa in person.visas
+        )
+    # A name means something at its issuer only: another one may give it to somebody else.
+    if not grant.issuer or grant.issuer != person.issuer:
         return False
     return grant.subject == person.subject if grant.subject else grant.group in person.groups
 

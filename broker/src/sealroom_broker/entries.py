@@ -55,6 +55,7 @@ def release_entry(
         policy=standing.policy,
         ear=_ear(standing),
         evidence=standing.evidence,
+        collateral=dict(standing.collateral),
         headers=headers,
     )
 
@@ -74,6 +75,7 @@ def resource_entry(
         policy=standing.policy,
         ear=_ear(standing),
         evidence=standing.evidence,
+        collateral=dict(standing.collateral),
         detail=f"Resource {path}",
     )
 

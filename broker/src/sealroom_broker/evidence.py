@@ -4,9 +4,10 @@
 Plan:
 
 1. Rebuild the report's bytes from CoCo's JSON.
-2. Verify with AMD's roots. Where that fails for a simulated processor and the broker has a development root,
-   verify with that one alone.
-3. The report covers this session's nonce, the guest's key and nothing else.
+2. Verify with AMD's roots, with certificates from the evidence or else from the store. Where that fails for a
+   simulated processor and the broker has a development root, verify with that one alone.
+3. The report covers this session's nonce, the guest's key and the devices' evidence; each device is authentic
+   and answers the nonce that follows from the same nonce and key.
 4. Initdata that was sent along is what HOST_DATA says.
 5. Appraise against an approved environment.
 
@@ -15,24 +16,28 @@ Steps 1 to 4 raise; step 5 gives a result, which may be a bad one.
 Invariants:
 
 - The two trust sets are tried one after the other and never merged; what the second vouches for is simulated.
-- Devices' evidence, which this broker cannot verify, is refused and not ignored.
+- Devices' evidence is judged, or refused, and never ignored.
 """
 
 from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from sealroom.appraisal import AttestationResult, Policy, VerifiedEvidence, appraise
+from sealroom.appraisal import DEVICE_NONCE_SIZE, AttestationResult, Policy, VerifiedEvidence, appraise
+from sealroom.collateral.resolver import EndorsementSource
 from sealroom.environments import Environment
 from sealroom.environments.manifest import initdata_host_data
-from sealroom.errors import BindingError, ChainError, Error, FormatError
-from sealroom.kbs.binding import cpu_report_data
+from sealroom.errors import BindingError, ChainError, CollateralUnavailableError, Error, FormatError
+from sealroom.kbs.binding import cpu_report_data, device_nonce
+from sealroom.kbs.composite import DeviceReferences, DeviceRoots, no_references, verify_devices
 from sealroom.kbs.evidence import snp_from_json
 from sealroom.kbs.jwe import check_public_jwk
 from sealroom.kbs.messages import AttestRequest, InitData
+from sealroom.nvidia import NvidiaRoots
 from sealroom.snp import Roots, VerifiedReport, choose_vek, verify_report
 
 from sealroom_broker.environments import ApprovedEnvironments
@@ -56,6 +61,8 @@ class Judged:
     environment: Environment | None
     """The environment that it was compared with, if it is of that environment."""
     evidence: VerifiedEvidence
+    collateral: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
+    """Kind -> files that were used and did not come with the evidence."""
 
 
 class EvidenceJudge:
@@ -65,16 +72,29 @@ class EvidenceJudge:
         environments: What may run.
         policy: What is acceptable.
         development_root: Root of simulated processors; only a development broker has one.
+        development_gpu_root: Root of simulated GPUs; only a development broker has one.
+        references: Gives reference manifests and OCSP answers for GPUs.
+        endorsements: Gives certificates and revocation lists that do not come with evidence.
     """
 
     def __init__(
-        self, environments: ApprovedEnvironments, policy: Policy, development_root: Roots | None
+        self,
+        environments: ApprovedEnvironments,
+        policy: Policy,
+        development_root: Roots | None,
+        *,
+        development_gpu_root: NvidiaRoots | None = None,
+        references: DeviceReferences = no_references,
+        endorsements: EndorsementSource | None = None,
     ) -> None:
         if development_root is not None and not development_root.simulated:
             raise TypeError("a development root vouches for simulated processors only")
         self.policy = policy
         self._environments = environments
         self._development = development_root
+        self._device_roots = DeviceRoots(development_gpu_root)
+        self._references = references
+        self._endorsements = endorsements or EndorsementSource(None)
 
     def judge(self, request: AttestRequest, pending: Pending, now: datetime) -> Judged:
         """Judge the evidence of one handshake.
@@ -89,18 +109,23 @@ class EvidenceJudge:
         """
         runtime, tee = request.runtime_data, request.tee_evidence
         check_public_jwk(runtime.tee_pubkey)
-        if tee.additional_evidence:
-            raise FormatError(
-                "The server sent evidence of devices, which this broker cannot verify yet.",
-                check="evidence.devices",
-            )
         # 1. The bytes.
         report, certificates = snp_from_json(tee.primary_evidence)
         # 2. Authenticity.
-        verified = self._verify(report, certificates, now)
+        verified, taken = self._verify(report, certificates, now)
         # 3. The binding; the report's own field is compared by VerifiedEvidence.
-        expected = cpu_report_data(pending.nonce, runtime.tee_pubkey, "", pending.algorithm)
-        evidence = VerifiedEvidence(cpu=verified, report_data=expected)
+        covered = (pending.nonce, runtime.tee_pubkey)
+        expected = cpu_report_data(*covered, tee.additional_evidence, pending.algorithm)
+        bound = VerifiedEvidence(cpu=verified, report_data=expected)
+        devices = verify_devices(
+            tee.additional_evidence,
+            device_nonce(*covered, pending.algorithm, size=DEVICE_NONCE_SIZE),
+            roots=self._device_roots,
+            references=self._references,
+            policy=self.policy,
+            at=verified.at,
+        )
+        evidence = replace(bound, devices=devices.devices)
         # 4. Initdata.
         if request.init_data is not None:
             _check_init_data(request.init_data, verified.report.host_data)
@@ -111,18 +136,24 @@ class EvidenceJudge:
         result = appraise(evidence, environment=environment, policy=self.policy)
         strange = any(claim.check in _ENVIRONMENT_CHECKS for claim in result.failures)
         matched = None if strange else environment
-        return Judged(result, matched, evidence)
+        return Judged(result, matched, evidence, {**taken, **devices.collateral})
 
-    def _verify(self, report: bytes, certificates: Mapping[str, bytes], now: datetime) -> VerifiedReport:
+    def _verify(
+        self, report: bytes, certificates: Mapping[str, bytes], now: datetime
+    ) -> tuple[VerifiedReport, Mapping[str, tuple[bytes, ...]]]:
+        """Return the verified report, and what was used that did not come with it."""
         vek = choose_vek(report, certificates)
-        if not vek:
+        if not vek and not self._endorsements.has_store:
             raise ChainError(
                 "The server sent its report without the processor's certificate.",
                 check="evidence.certificates",
             )
-        intermediates = [certificates["ASK"]] if "ASK" in certificates else []
+        if not vek and self._development is not None:
+            # What is kept of simulated processors is looked at first: AMD's service knows none of them.
+            with suppress(CollateralUnavailableError):
+                return self._verify_with(self._development, report, certificates, now, fetch=False)
         try:
-            return verify_report(report, vek, roots=Roots.amd(), at=now, intermediates=intermediates)
+            return self._verify_with(Roots.amd(), report, certificates, now)
         except Error as error:
             if _SIMULATED not in vek:
                 raise
@@ -132,7 +163,24 @@ class EvidenceJudge:
                     advice="Start the server on a machine with AMD SEV-SNP.",
                     check="evidence.simulated",
                 ) from error
-        return verify_report(report, vek, roots=self._development, at=now, intermediates=intermediates)
+        return self._verify_with(self._development, report, certificates, now, fetch=False)
+
+    def _verify_with(
+        self,
+        roots: Roots,
+        report: bytes,
+        certificates: Mapping[str, bytes],
+        now: datetime,
+        *,
+        fetch: bool = True,
+    ) -> tuple[VerifiedReport, Mapping[str, tuple[bytes, ...]]]:
+        # A root that the evidence brings says nothing: those that count are pinned.
+        sent = {kind: data for kind, data in certificates.items() if kind != "ARK"}
+        found = self._endorsements.resolve(report, sent, roots=roots, at=now, fetch=fetch)
+        verified = verify_report(
+            report, found.vek, roots=roots, at=now, intermediates=found.intermediates, crls=found.crls
+        )
+        return verified, found.beside(sent)
 
 
 def _check_init_data(init_data: InitData, host_data: bytes) -> None:

@@ -44,6 +44,7 @@ class FactFinder:
         return Facts(
             server=attested.as_server(),
             person=attested.person,
+            login_until=attested.login_until,
             dataset=as_dataset(row, self._contact) if row else None,
             dataset_id=dataset,
             grants=grants_of(session, dataset) if row else (),

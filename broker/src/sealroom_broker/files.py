@@ -35,6 +35,22 @@ def create_private(path: Path, content: bytes) -> None:
         raise StorageError(f"{path} cannot be written: {error.strerror}.") from error
 
 
+def replace_private(path: Path, content: bytes) -> None:
+    """Put a file of mode 0600 in the place of another: whoever reads finds one of the two, whole.
+
+    Raises:
+        StorageError: The disk refuses.
+    """
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    create_private(fresh, content)
+    try:
+        fresh.replace(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise StorageError(f"{path} cannot be replaced: {error.strerror}.") from error
+
+
 def read_private(path: Path, what: str) -> bytes:
     """Read a secret from a file of mode 0600.
 

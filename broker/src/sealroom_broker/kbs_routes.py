@@ -12,6 +12,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from sealroom_broker.broker import Broker
+from sealroom_broker.limits import client_address
+from sealroom_broker.problem import Problem
 from sealroom_broker.web import answer_json, in_thread, parse_body, read_body
 
 
@@ -44,10 +46,24 @@ async def auth(request: Request) -> Response:
 async def attest(request: Request) -> Response:
     """Judge evidence and answer with an attestation result."""
     broker = broker_of(request)
-    body, cookie, now = await body_of(request), cookie_of(request), broker.clock()
-    token = await in_thread(broker.attestations.attest, cookie, body, now)
+    limits = broker.config.limits
+    body = await read_body(request, limits.evidence, limits.body_seconds)
+    cookie, now = cookie_of(request), broker.clock()
+    token = await in_thread(_attest, broker, client_address(request.scope), cookie, body, now)
     response = Response(AttestResponse(token=token).to_json(), media_type="application/json")
     return _with_cookie(response, request, cookie or "", now)
+
+
+def _attest(broker: Broker, client: str, cookie: str | None, body: bytes, now: datetime) -> str:
+    broker.quota.take(client, len(body))
+    try:
+        token = broker.attestations.attest(cookie, body, now)
+    except Exception as error:
+        if not (isinstance(error, Problem) and error.status == 401):
+            broker.quota.give(client, len(body))
+        raise
+    broker.quota.give(client, len(body))
+    return token
 
 
 async def resource(request: Request) -> Response:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sealroom.errors import StorageError
@@ -25,7 +26,8 @@ def migrate(store: Store) -> None:
     """
     settings = _settings()
     try:
-        with store.engine.execution_options(immediate=True).begin() as connection:
+        with store.engine.execution_options(**store.database.writing).begin() as connection:
+            store.database.lock(connection)
             settings.attributes["connection"] = connection
             command.upgrade(settings, "head")
     except (CommandError, SQLAlchemyError) as error:
@@ -34,6 +36,25 @@ def migrate(store: Store) -> None:
             f"The broker's database cannot be brought up to date ({cause}).",
             advice="If a newer version of the broker made it, start that version.",
         ) from error
+
+
+def check_schema(store: Store) -> None:
+    """Check that the database has the newest schema.
+
+    Raises:
+        StorageError: It has another one, or cannot be read.
+    """
+    try:
+        with store.engine.connect() as connection:
+            found = MigrationContext.configure(connection).get_current_revision()
+    except SQLAlchemyError as error:
+        cause = str(getattr(error, "orig", None) or error).partition("\n")[0]
+        raise StorageError(f"The broker's database cannot be used now ({cause}).") from error
+    if found != head():
+        raise StorageError(
+            f"The broker's database has the schema {found or 'of no version'}, not {head()}.",
+            advice="Run `sealroom-broker migrate` while no older version of the broker runs.",
+        )
 
 
 def head() -> str:

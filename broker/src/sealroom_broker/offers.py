@@ -55,7 +55,15 @@ def session_state(
     releases = tuple(
         _release_state(session, attested, finder, row, now) for row in _releases(session, attested)
     )
-    return SessionState(person=attested.person, expires=attested.standing.until, releases=releases)
+    until, bound = attested.login_until, attested.bound
+    stands = until is not None and now < until
+    return SessionState(
+        person=attested.person if stands else None,
+        expires=attested.standing.until,
+        login_until=until,
+        login_due=until is not None and (bound is None or now >= bound + (until - bound) / 2),
+        releases=releases,
+    )
 
 
 def _offer(row: DatasetRow, facts: Facts, *, unlocked: bool) -> DatasetState:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A page for people who open the broker's address, and the answers for machines that watch it."""
+"""A page for people who open the broker's address."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from html import escape
 
@@ -13,9 +15,7 @@ from starlette.routing import BaseRoute, Route
 from sealroom_broker import __version__
 from sealroom_broker.broker import Broker
 from sealroom_broker.kbs_routes import broker_of
-from sealroom_broker.problem import unavailable
-from sealroom_broker.store import Meta
-from sealroom_broker.web import answer_json, in_thread
+from sealroom_broker.web import in_thread
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -48,6 +48,10 @@ the person at that server if the data owner has granted it. Every decision goes 
 </html>
 """
 
+_POLICY = (
+    "default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
 _DEVELOPMENT = (
     "Development: this broker also accepts simulated processors, which protect nothing. "
     "It must not hold data that matter."
@@ -58,27 +62,15 @@ _MODES = {"development": ("#b26a00", _DEVELOPMENT), "production": ("#1b7f3b", _P
 
 async def front(request: Request) -> Response:
     """Say what this is."""
-    return HTMLResponse(await in_thread(_front, broker_of(request)))
+    page, policy = await in_thread(_front, broker_of(request))
+    return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
 
-async def healthz(request: Request) -> Response:
-    """Say whether the broker can read its state."""
-    broker = broker_of(request)
-    await in_thread(_check, broker)
-    return answer_json({"status": "ok", "version": __version__})
-
-
-def _check(broker: Broker) -> None:
-    if broker.stopping.is_set():
-        raise unavailable("broker.stopping", "The broker is stopping.")
-    with broker.store.read() as session:
-        session.get(Meta, "mode")
-
-
-def _front(broker: Broker) -> str:
+def _front(broker: Broker) -> tuple[str, str]:
+    """Return the page, and a content security policy that allows its own style and nothing else."""
     colour, mode = _MODES[broker.config.mode]
     environments = [f"{one.title} (version {one.version})" for one in broker.environments.all().values()]
-    return _PAGE.format(
+    page = _PAGE.format(
         name=escape(broker.config.name),
         colour=colour,
         mode=escape(mode),
@@ -87,9 +79,9 @@ def _front(broker: Broker) -> str:
         key=escape(str(broker.record.signer.verifier)),
         environments=escape("; ".join(sorted(environments)) or "none"),
     )
+    style = page.partition("<style>")[2].partition("</style>")[0]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return page, _POLICY.format(digest=digest)
 
 
-ROUTES: Sequence[BaseRoute] = (
-    Route("/", front, methods=["GET"]),
-    Route("/healthz", healthz, methods=["GET"]),
-)
+ROUTES: Sequence[BaseRoute] = (Route("/", front, methods=["GET"]),)

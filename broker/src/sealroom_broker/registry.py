@@ -9,6 +9,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -27,6 +28,44 @@ from sealroom_broker.store import DatasetRow, GrantRow
 from sealroom_broker.wrap import KeyWrap
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Issuers:
+    """Who names people at this broker, and whose visas count."""
+
+    people: tuple[str, ...] = ()
+    visas: tuple[str, ...] = ()
+
+    def complete(self, spec: GrantSpec) -> tuple[GrantSpec, str]:
+        """Return a grant with its issuer, and what is wrong with that; empty if nothing is."""
+        known = self.visas if spec.visa else self.people
+        if spec.issuer and known and spec.issuer not in known:
+            return spec, f"This broker does not know the issuer {spec.issuer}; it knows {', '.join(known)}."
+        if spec.visa and not known:
+            return spec, "This broker trusts no issuer of visas."
+        if spec.issuer or spec.visa or not known:
+            return spec, ""
+        if len(known) > 1:
+            return spec, f"This broker knows several issuers; name one of {', '.join(known)}."
+        return spec.model_copy(update={"issuer": known[0]}), ""
+
+
+def adopt_issuer(session: Session, people: Sequence[str]) -> int:
+    """Give grants that name no issuer the one that this broker knows.
+
+    Grants of an earlier schema name none. Where the broker knows several, they stay as they are and open
+    nothing: nobody can say whom they meant.
+
+    Returns:
+        How many were changed.
+    """
+    if len(people) != 1:
+        return 0
+    rows = session.scalars(select(GrantRow).where(GrantRow.issuer == "", GrantRow.visa == "")).all()
+    for row in rows:
+        row.issuer, row.version = people[0], row.version + 1
+    return len(rows)
 
 
 def key_context(dataset: str) -> str:
@@ -85,15 +124,25 @@ def register(
     return row, True
 
 
-def add_grant(session: Session, spec: GrantSpec, mode: Mode, now: datetime) -> Grant:
+def add_grant(
+    session: Session, spec: GrantSpec, mode: Mode, now: datetime, issuers: Issuers | None = None
+) -> Grant:
     """Add a grant.
+
+    Args:
+        session: The transaction.
+        spec: What the owner wants.
+        mode: The broker's mode.
+        now: When.
+        issuers: Who may name people at this broker.
 
     Raises:
         Problem: It names no dataset of this broker, nobody, or something that does not fit together.
     """
     if session.get(DatasetRow, spec.dataset) is None:
         raise not_found(f"This broker has no dataset {spec.dataset}.")
-    wrong = _wrong_with(spec, mode)
+    spec, wrong = (issuers or Issuers()).complete(spec)
+    wrong = _wrong_with(spec, mode) or wrong
     if wrong:
         raise bad_request(wrong)
     row = GrantRow(
@@ -102,9 +151,12 @@ def add_grant(session: Session, spec: GrantSpec, mode: Mode, now: datetime) -> G
         dataset=spec.dataset,
         subject=spec.subject,
         group=spec.group,
+        visa=spec.visa,
+        issuer=spec.issuer,
         purposes=list(spec.purposes),
         environments=list(spec.environments),
         minimum=spec.minimum,
+        gpu=spec.gpu,
         starts=spec.starts,
         until=spec.until,
         created=now,
@@ -148,9 +200,12 @@ def as_grant(row: GrantRow) -> Grant:
         dataset=row.dataset,
         subject=row.subject,
         group=row.group,
+        visa=row.visa,
+        issuer=row.issuer,
         purposes=tuple(row.purposes),
         environments=tuple(row.environments),
         minimum="simulated" if row.minimum == "simulated" else "affirming",
+        gpu=row.gpu,
         starts=row.starts,
         until=row.until,
     )
@@ -164,7 +219,10 @@ def terms(codes: Sequence[str]) -> tuple[Term, ...]:
 def _wrong_with(spec: GrantSpec, mode: Mode) -> str:
     """Say what is wrong with a grant; empty if nothing is."""
     problems = (
-        (bool(spec.subject) == bool(spec.group), "A grant names either a person or a group."),
+        (
+            sum(map(bool, (spec.subject, spec.group, spec.visa))) != 1,
+            "A grant names either a person or a group or a visa.",
+        ),
         (not spec.purposes, "A grant needs at least one purpose."),
         (
             any(code not in LABELS for code in spec.purposes),

@@ -89,7 +89,7 @@ class Resources:
             if row is None:
                 row = ResourceRow(path=path)
                 session.add(row)
-            row.wrapped = self._wrap.wrap(secret, context=_context(path))
+            row.wrapped = self._wrap.wrap(secret, context=resource_context(path))
             row.minimum, row.created = spec.minimum, now
             self._record.append(owner_entry("registration", actor, now, detail=f"Resource {path}"))
 
@@ -132,7 +132,9 @@ class Resources:
         if reasons:
             detail = " ".join(reason.sentence for reason in reasons)
             raise Problem(403, "PolicyDeny", detail, reasons=reasons)
-        return jwe.encrypt(self._wrap.unwrap(row.wrapped, context=_context(path)), attested.tee_pubkey)
+        return jwe.encrypt(
+            self._wrap.unwrap(row.wrapped, context=resource_context(path)), attested.tee_pubkey
+        )
 
     def _reasons(self, attested: AttestedSession, row: ResourceRow) -> tuple[Reason, ...]:
         standing, reasons = attested.standing, []
@@ -154,5 +156,6 @@ def _check_path(path: str) -> None:
         raise bad_request("A resource's name has three parts of letters, digits, '_', '.' and '-'.")
 
 
-def _context(path: str) -> str:
+def resource_context(path: str) -> str:
+    """Return what a wrapped resource is bound to."""
     return f"resource:{path}"

@@ -19,6 +19,7 @@ from starlette.routing import BaseRoute, Route
 
 from sealroom_broker import __version__
 from sealroom_broker.broker import Broker
+from sealroom_broker.identity import Presented
 from sealroom_broker.kbs_routes import body_of, broker_of, cookie_of
 from sealroom_broker.offers import list_offers, session_state
 from sealroom_broker.problem import refused
@@ -72,11 +73,14 @@ def _bind(broker: Broker, cookie: str | None, message: IdentityRequest, now: dat
     attested = broker.sessions.current(cookie, now)
     if broker.identity is None:
         raise refused(
-            "person.provider", "This broker is not connected to a hub, so it cannot check who you are."
+            "person.provider", "This broker knows no identity provider, so it cannot check who you are."
         )
-    person = broker.identity.check(message)
-    broker.sessions.bind(attested.id, person, message.server, now)
-    return IdentityResponse(person=person)
+    presented = Presented(tee_pubkey=attested.tee_pubkey, person=attested.person, now=now)
+    login = broker.identity.check(message, presented)
+    periods = broker.config.periods
+    until = min(login.until or now + periods.attestation_delta, now + periods.session_delta)
+    broker.sessions.bind(attested, login.person, message.server, now, until)
+    return IdentityResponse(person=login.person, until=until, ignored=login.ignored)
 
 
 def _list(broker: Broker, cookie: str | None, now: datetime) -> DatasetList:

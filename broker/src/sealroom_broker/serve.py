@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Run the broker: configuration, address, log lines, and the end with the process that started it."""
+"""Run the broker: configuration, addresses, and the end with the process that started it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import uvicorn
+from prometheus_client import start_http_server
 from sealroom.errors import ConfigurationError, Error, StorageError
+from starlette.applications import Starlette
 
 from sealroom_broker.app import create_app
 from sealroom_broker.broker import Broker, open_broker
 from sealroom_broker.config import Config, load_config, split_address
+from sealroom_broker.listen import Certificate, protocol
+from sealroom_broker.logs import configure_logging
+from sealroom_broker.metrics import Metrics
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PATIENCE = 15.0
@@ -54,8 +58,10 @@ def serve(
     if die_with_parent or managed:
         follow_parent()
     config = load_config(path, environ)
+    configure_logging(config.log)
     if listen is not None:
         config = _relisten(config, listen)
+    certificate = Certificate(config.tls) if config.tls is not None else None
     patience = _PATIENCE if die_with_parent or managed else 0.0
     listener = bind(config.listen, patience)
     try:
@@ -63,38 +69,58 @@ def serve(
     except BaseException:
         listener.close()
         raise
+    _announce(config, listener)
+    app = create_app(broker, prefix=environ.get("JUPYTERHUB_SERVICE_PREFIX", "") if managed else "")
+    try:
+        _serve_metrics(config.metrics.listen, app.state.metrics)
+        _server(config, app, certificate).run(sockets=[listener])
+    finally:
+        broker.close()
+        listener.close()
+    return 0
+
+
+def _announce(config: Config, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    _log.info("%s listens on http://%s in mode %s", config.name, where, config.mode)
-    prefix = environ.get("JUPYTERHUB_SERVICE_PREFIX", "") if managed else ""
-    server = uvicorn.Server(
+    scheme = "https" if config.tls else "http"
+    _log.info("%s listens on %s://%s in mode %s", config.name, scheme, where, config.mode)
+
+
+def _server(config: Config, app: Starlette, certificate: Certificate | None) -> uvicorn.Server:
+    if certificate is not None:
+        signal.signal(signal.SIGHUP, lambda *_: certificate.reload())
+    limits = config.limits
+    return uvicorn.Server(
         uvicorn.Config(
-            create_app(broker, prefix=prefix),
+            app,
             log_config=None,
             # The access log is our own: uvicorn's has query strings.
             access_log=False,
             server_header=False,
-            proxy_headers=False,
+            proxy_headers=bool(config.trusted_proxies),
+            forwarded_allow_ips=list(config.trusted_proxies),
             lifespan="on",
             ws="none",
+            http=protocol(limits),
             h11_max_incomplete_event_size=32 * 1024,
+            limit_concurrency=limits.connections,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=5,
+            ssl_context_factory=None if certificate is None else lambda *_: certificate.context,
         )
     )
-    server.run(sockets=[listener])
-    return 0
 
 
-def configure_logging() -> None:
-    """Log to standard error, a line each, without what the libraries say about every request."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.INFO)
-    for noisy in ("httpx", "httpcore", "alembic", "sqlalchemy.engine"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+def _serve_metrics(listen: str, metrics: Metrics) -> None:
+    if not listen:
+        return
+    host, port = split_address(listen)
+    try:
+        server, _thread = start_http_server(port, addr=host, registry=metrics.registry)
+    except OSError as error:
+        raise _cannot_listen(listen, error) from error
+    _log.info("metrics are at http://%s:%d/metrics", *server.server_address[:2])
 
 
 def bind(listen: str, patience: float) -> socket.socket:

@@ -6,7 +6,10 @@ Invariants:
 - A nonce is used once, before anything is verified with it, and not after its end.
 - A session's cookie is stored hashed. `auth` with the cookie of a living session continues that session, so
   that a server that proves itself again keeps its person and its releases.
-- Person and releases belong to the attested key: evidence with another key drops both.
+- Person and releases belong to the attested key: evidence with another key drops both, and a login that was
+  checked for another key binds nobody.
+- A person's login ends, and is prolonged only by presenting it again.
+- A clock that is set back makes nothing hold longer: what is from the future must be done again.
 - Evidence that fails takes the session's standing away; a handshake that was merely late does not.
 """
 
@@ -17,14 +20,14 @@ import hmac
 import os
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 
 from sealroom.errors import ProtocolError
 from sealroom.kbs.binding import DEFAULT_HASH, HashAlgorithm, hash_algorithm
-from sealroom.kbs.calls import Person
+from sealroom.kbs.calls import Person, Visa
 from sealroom.kbs.messages import NONCE_SIZE, AuthRequest, Challenge
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from sealroom_broker.config import Periods
@@ -34,6 +37,14 @@ from sealroom_broker.store import ReleaseRow, SessionRow, Store
 
 TEES = frozenset({"snp"})
 """The TEEs whose evidence this broker can verify. `sample` proves nothing and is not among them."""
+
+
+UNPROVEN = timedelta(minutes=5)
+"""From the end of a nonce to the end of a session that never proved anything."""
+
+SKEW = timedelta(minutes=1)
+"""How far the clocks of a broker's processes may differ. What was made later than that from now on was made
+before the clock was set back, and does not hold as long as it seems to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +74,8 @@ class Standing:
     """Digest of the appraisal policy."""
     attested: datetime
     until: datetime
+    collateral: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Kind -> SHA-256 (hex) of what was stored beside the evidence, for it to be verified again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +87,10 @@ class AttestedSession:
     standing: Standing
     person: Person | None
     server: str
+    bound: datetime | None = None
+    """When the person's login was presented."""
+    login_until: datetime | None = None
+    """When it must have been presented again; without it, it has ended."""
 
     def as_server(self) -> Server:
         """Return what the decision needs."""
@@ -83,6 +100,7 @@ class AttestedSession:
             simulated=standing.simulated,
             environment=standing.environment,
             until=standing.until,
+            devices=standing.devices,
         )
 
 
@@ -110,9 +128,7 @@ class Sessions:
         algorithm = _negotiate(request)
         challenge = Challenge.with_nonce(os.urandom(NONCE_SIZE), algorithm)
         with self._store.write() as session:
-            # Sessions that nobody can continue any more: attested long ago, or begun and never attested.
-            last = func.coalesce(SessionRow.attested_until, SessionRow.nonce_until)
-            session.execute(delete(SessionRow).where(last < now - self._periods.session_delta))
+            self._forget_old(session, now)
             row = session.get(SessionRow, _key(cookie)) if cookie else None
             if cookie is None or row is None or row.tee != request.tee:
                 cookie = uuid.uuid4().hex
@@ -122,6 +138,16 @@ class Sessions:
             row.nonce = challenge.nonce
             row.nonce_until = now + self._periods.nonce_delta
         return cookie, challenge
+
+    def _forget_old(self, session: Session, now: datetime) -> None:
+        """Remove sessions that nobody can continue any more, and those that never proved anything sooner."""
+        last, begun = now - self._periods.session_delta, now - UNPROVEN
+        session.execute(delete(SessionRow).where(SessionRow.attested_until < last))
+        begun_only = SessionRow.attested_until.is_(None) & (
+            (SessionRow.nonce_until < last)
+            | ((SessionRow.nonce_until < begun) & SessionRow.tee_pubkey.is_(None))
+        )
+        session.execute(delete(SessionRow).where(begun_only))
 
     def consume(self, cookie: str | None, nonce: str, now: datetime) -> Pending:
         """Use up the nonce of a handshake.
@@ -135,7 +161,7 @@ class Sessions:
             until, tee, algorithm = row.nonce_until, row.tee, hash_algorithm(row.algorithm)
         if pending is None:
             raise attest_again("nonce.used", "This challenge was answered already; ask for a new one.")
-        if now >= until:
+        if now >= until or until - self._periods.nonce_delta > now + SKEW:
             raise attest_again("nonce.expired", "The challenge was answered too late; ask for a new one.")
         if not hmac.compare_digest(pending.encode(), nonce.encode()):
             raise attest_again(
@@ -151,7 +177,8 @@ class Sessions:
             row = session.get(SessionRow, _key(cookie))
             if row is None or row.nonce is not None or row.evidence != evidence or row.attested_until is None:
                 return None
-            return row.token if now < row.attested_until else None
+            stands = now < row.attested_until and not _ahead(row.attested, now)
+            return row.token if stands else None
 
     def attested(self, session_id: str, tee_pubkey: Mapping[str, str], standing: Standing) -> None:
         """Remember that a session was attested."""
@@ -168,6 +195,7 @@ class Sessions:
             row.token, row.evidence = standing.token, standing.evidence
             row.tier, row.simulated, row.devices = standing.tier, standing.simulated, dict(standing.devices)
             row.environment, row.policy = standing.environment, standing.policy
+            row.collateral = {kind: list(digests) for kind, digests in standing.collateral.items()}
             row.attested, row.attested_until = standing.attested, standing.until
 
     def failed(self, session_id: str) -> None:
@@ -219,16 +247,34 @@ class Sessions:
             raise attest_again(
                 "attestation.expired", "The last proof of your server is too old; it must prove itself again."
             )
+        if _ahead(found.standing.attested, now):
+            raise attest_again(
+                "attestation.ahead", "The broker's clock was set back; your server must prove itself again."
+            )
+        if found.login_until is not None and _ahead(found.bound, now):
+            found = replace(found, login_until=min(found.login_until, now))
         return found
 
-    def bind(self, session_id: str, person: Person, server: str, now: datetime) -> None:
-        """Bind a person to a session.
+    def bind(
+        self, attested: AttestedSession, person: Person, server: str, now: datetime, until: datetime
+    ) -> None:
+        """Bind a person to a session, or prolong it.
+
+        Args:
+            attested: The session that the login was presented in.
+            person: Whose login it is.
+            server: The name of their server at the hub.
+            now: When it was checked.
+            until: When it must have been presented again.
 
         Raises:
-            Problem: Another person is bound to it already, or it is gone.
+            Problem: Another person is bound to it already, or it is gone, or has another key by now.
         """
         with self._store.write() as session:
-            row = self._row(session.get(SessionRow, session_id))
+            row = self._row(session.get(SessionRow, attested.id))
+            # The login was checked for this key, and the session may have gone on to another one meanwhile.
+            if row.tee_pubkey != dict(attested.tee_pubkey):
+                raise attest_again("session.changed", "Your server has proven itself with another key.")
             if row.subject is not None and (row.issuer, row.subject, row.server) != (
                 person.issuer,
                 person.subject,
@@ -237,12 +283,18 @@ class Sessions:
                 raise refused("person.other", "This session belongs to another person or another server.")
             row.issuer, row.subject, row.person_name = person.issuer, person.subject, person.name
             row.groups, row.server, row.bound = list(person.groups), server, now
+            row.email, row.login_until = person.email, until
+            row.visas = [visa.model_dump(mode="json") for visa in person.visas]
 
     @staticmethod
     def _row(row: SessionRow | None) -> SessionRow:
         if row is None:
             raise attest_again("session.none", "The broker does not know this session; begin a new one.")
         return row
+
+
+def _ahead(moment: datetime | None, now: datetime) -> bool:
+    return moment is not None and moment > now + SKEW
 
 
 def _key(cookie: str | None) -> str:
@@ -269,8 +321,8 @@ def _negotiate(request: AuthRequest) -> HashAlgorithm:
 
 
 def _unbind(row: SessionRow) -> None:
-    row.issuer = row.subject = row.person_name = row.server = None
-    row.groups = row.bound = None
+    row.issuer = row.subject = row.person_name = row.server = row.email = None
+    row.groups = row.visas = row.bound = row.login_until = None
 
 
 def _snapshot(row: SessionRow) -> AttestedSession | None:
@@ -290,12 +342,21 @@ def _snapshot(row: SessionRow) -> AttestedSession | None:
         tier=row.tier,
         simulated=row.simulated,
         devices=row.devices or {},
+        collateral={kind: tuple(digests) for kind, digests in (row.collateral or {}).items()},
         policy=row.policy or "",
         environment=row.environment,
         attested=row.attested,
         until=row.attested_until,
     )
-    return AttestedSession(row.id, row.tee_pubkey, standing, _person(row), row.server or "")
+    return AttestedSession(
+        id=row.id,
+        tee_pubkey=row.tee_pubkey,
+        standing=standing,
+        person=_person(row),
+        server=row.server or "",
+        bound=row.bound,
+        login_until=row.login_until,
+    )
 
 
 def _person(row: SessionRow) -> Person | None:
@@ -306,4 +367,6 @@ def _person(row: SessionRow) -> Person | None:
         name=row.person_name or row.subject,
         groups=tuple(row.groups or ()),
         issuer=row.issuer,
+        email=row.email or "",
+        visas=tuple(map(Visa.model_validate, row.visas or ())),
     )

@@ -34,6 +34,8 @@ class Plan:
     publishers: Sequence[Path] = field(default_factory=tuple)
     hub_api_url: str = ""
     hub_service: str = "sealroom-broker"
+    postgresql: str = ""
+    """Address of a database that several processes share, in place of a SQLite file."""
 
 
 def initialise(home: Path, plan: Plan) -> Path:
@@ -61,16 +63,17 @@ def initialise(home: Path, plan: Plan) -> Path:
 
 
 def _make_state(config: Config) -> None:
-    # A broker that runs holds the log's lock; then the state is there already.
-    if not (config.audit / "checkpoint").exists():
-        Record(config.audit, log_signer(config.name, config.keys / KEY_FILE)).close()
-    store = Store(config.database)
+    store = Store.of(config)
     try:
         migrate(store)
         store.bind_mode(config.mode)
+        # A broker that runs holds the folder's lock; then the state is there already.
+        if store.database.shared or not (config.audit / "checkpoint").exists():
+            Record.of(config, store, log_signer(config.name, config.keys / KEY_FILE)).close()
     finally:
         store.close()
-    config.database.chmod(0o600)
+    if not store.database.shared:
+        config.database.chmod(0o600)
 
 
 def render(plan: Plan, home: Path) -> str:
@@ -85,9 +88,9 @@ def render(plan: Plan, home: Path) -> str:
         f"mode = {json.dumps(plan.mode)}",
         f"name = {json.dumps(plan.name)}",
         f"listen = {json.dumps(plan.listen)}",
-        'database = "broker.sqlite"',
-        'audit = "audit"',
+        *([] if plan.postgresql else ['database = "broker.sqlite"', 'audit = "audit"']),
         'kek = "kek.key"',
+        *(['log = "json"'] if plan.mode == "production" else []),
     ]
     if plan.development_root is not None:
         lines.append(f"development_root = {relative(plan.development_root)}")
@@ -97,6 +100,8 @@ def render(plan: Plan, home: Path) -> str:
         f"directories = [{', '.join(map(relative, plan.environments))}]",
         f"publishers = [{', '.join(map(relative, plan.publishers))}]",
     ]
+    if plan.postgresql:
+        lines += ["", "[postgresql]", f"url = {json.dumps(plan.postgresql)}"]
     if plan.hub_api_url:
         lines += [
             "",

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What the broker remembers: sessions, datasets, grants, releases, resources, owners' tokens.
 
+Where processes share a database, the audit log with its evidence, the signing keys and the counters of
+clients are in it too.
+
 Invariants:
 
-- Nothing secret is stored in clear: dataset keys and resources are wrapped, a session's cookie and an owner's
-  token are stored as SHA-256 (both have 122 random bits or more, so that a plain hash is enough).
-- A write runs alone (`BEGIN IMMEDIATE`): what it read is still true when it commits. A withdrawal and a
+- Nothing secret is stored in clear: dataset keys, signing keys and resources are wrapped; cookies and owners'
+  tokens are stored as SHA-256 (they have 122 random bits or more, so that a plain hash is enough).
+- A write runs alone, also among processes: what it read is still true when it commits. A withdrawal and a
   release of one grant cannot overlap.
-- A commit is durable (`synchronous=FULL`): kill -9 loses nothing that was answered.
+- A commit is durable: kill -9 loses nothing that was answered.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,25 +24,23 @@ from pathlib import Path
 from sealroom.errors import ConfigurationError, StorageError
 from sqlalchemy import (
     JSON,
-    Connection,
+    BigInteger,
     DateTime,
     Dialect,
-    Engine,
+    Double,
     ForeignKey,
     Index,
     LargeBinary,
     String,
-    create_engine,
-    event,
+    false,
 )
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.types import TypeDecorator
 
-from sealroom_broker.config import Mode
-
-_BUSY_SECONDS = 15
+from sealroom_broker.config import Config, Mode
+from sealroom_broker.database import Database, SqliteDatabase, database_of
+from sealroom_broker.problem import bad_request
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -92,6 +92,7 @@ class SessionRow(Base):
     tier: Mapped[str | None] = mapped_column(String(32))
     simulated: Mapped[bool] = mapped_column(default=False)
     devices: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
+    collateral: Mapped[dict[str, list[str]] | None] = mapped_column(JSON(none_as_null=True))
     policy: Mapped[str | None] = mapped_column(String(80))
     environment: Mapped[str | None] = mapped_column(String(80))
     attested: Mapped[datetime | None] = mapped_column(UtcDateTime)
@@ -102,7 +103,16 @@ class SessionRow(Base):
     person_name: Mapped[str | None]
     groups: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
     server: Mapped[str | None]
+    email: Mapped[str | None]
+    visas: Mapped[list[dict[str, str]] | None] = mapped_column(JSON(none_as_null=True))
     bound: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    login_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """When the person's login must have been presented again; one without it has ended."""
+
+    __table_args__ = (
+        Index("sessions_by_end", "attested_until"),
+        Index("sessions_by_nonce", "nonce_until"),
+    )
 
 
 class DatasetRow(Base):
@@ -128,9 +138,13 @@ class GrantRow(Base):
     dataset: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
     subject: Mapped[str] = mapped_column(default="")
     group: Mapped[str] = mapped_column(default="")
+    visa: Mapped[str] = mapped_column(default="")
+    issuer: Mapped[str] = mapped_column(default="")
+    """Who names the person or group, or who signs the visa."""
     purposes: Mapped[list[str]] = mapped_column(JSON)
     environments: Mapped[list[str]] = mapped_column(JSON)
     minimum: Mapped[str] = mapped_column(String(32))
+    gpu: Mapped[bool] = mapped_column(default=False, server_default=false())
     starts: Mapped[datetime | None] = mapped_column(UtcDateTime)
     until: Mapped[datetime | None] = mapped_column(UtcDateTime)
     created: Mapped[datetime] = mapped_column(UtcDateTime)
@@ -166,6 +180,19 @@ class ResourceRow(Base):
     created: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
+class LoginRow(Base):
+    """Somebody who is logged in to the pages."""
+
+    __tablename__ = "logins"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """SHA-256 of the cookie's value."""
+    until: Mapped[datetime] = mapped_column(UtcDateTime)
+    issuer: Mapped[str]
+    subject: Mapped[str]
+    name: Mapped[str]
+    roles: Mapped[list[str]] = mapped_column(JSON)
+
+
 class OwnerTokenRow(Base):
     """A token for the owner's calls."""
 
@@ -174,19 +201,84 @@ class OwnerTokenRow(Base):
     name: Mapped[str] = mapped_column(String(64), unique=True)
     sha256: Mapped[str] = mapped_column(String(64), unique=True)
     created: Mapped[datetime] = mapped_column(UtcDateTime)
+    scope: Mapped[str] = mapped_column(String(16), default="owner")
+    datasets: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    """The only datasets that it is for; every dataset without it."""
+    expires: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class LogHeadRow(Base):
+    """The newest checkpoint of the audit log."""
+
+    __tablename__ = "log_head"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """Always 1: there is one log."""
+    size: Mapped[int] = mapped_column(BigInteger)
+    checkpoint: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class LogEntryRow(Base):
+    """An entry of the audit log."""
+
+    __tablename__ = "log_entries"
+    index: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    entry: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class LogHashRow(Base):
+    """A hash of the audit log's tree: level 0 has the leaves, each further one the roots of full tiles."""
+
+    __tablename__ = "log_hashes"
+    level: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    index: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    hash: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class EvidenceRow(Base):
+    """Evidence that entries of the log name."""
+
+    __tablename__ = "evidence"
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class SigningKeyRow(Base):
+    """A key that signs EAR tokens."""
+
+    __tablename__ = "signing_keys"
+    kid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    wrapped: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class BucketRow(Base):
+    """How much a client has left of something."""
+
+    __tablename__ = "buckets"
+    key: Mapped[str] = mapped_column(String(80), primary_key=True)
+    amount: Mapped[float] = mapped_column(Double)
+    seen: Mapped[datetime] = mapped_column(UtcDateTime)
+
+    __table_args__ = (Index("buckets_by_time", "seen"),)
 
 
 class Store:
     """The database.
 
     Args:
-        path: SQLite file; made by `migrate` if it is not there.
+        database: The database, or the path of a SQLite file; made by `migrate` if it is not there.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.engine = _engine(path)
-        # SQLite's own lock is not fair: without this one, a busy broker could let a writer wait for long.
+    def __init__(self, database: Path | Database) -> None:
+        self.database: Database = SqliteDatabase(database) if isinstance(database, Path) else database
+        self.engine = self.database.engine
+        # The database's own lock is not fair: without this one, a busy broker could let a writer wait long.
         self._writing = threading.Lock()
+        self._current = threading.local()
+
+    @classmethod
+    def of(cls, config: Config) -> Store:
+        """Return the store that a configuration names."""
+        return cls(database_of(config))
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -195,7 +287,8 @@ class Store:
         Raises:
             StorageError: The database cannot be read.
         """
-        with _translated(), Session(self.engine, expire_on_commit=False) as session:
+        engine = self.engine.execution_options(**self.database.reading)
+        with _translated(), Session(engine, expire_on_commit=False) as session:
             session.connection()
             yield session
 
@@ -204,17 +297,45 @@ class Store:
         """Open a transaction that runs alone and commits at the end, or not at all.
 
         Raises:
-            StorageError: The database cannot be written.
+            StorageError: The database cannot be written. Where the connection broke during the commit, it may
+                have happened all the same.
         """
-        engine = self.engine.execution_options(immediate=True)
+        engine = self.engine.execution_options(**self.database.writing)
         with (
-            self._writing,
+            self._turn(),
             _translated(),
             Session(engine, expire_on_commit=False) as session,
             session.begin(),
         ):
-            session.connection()  # begins now, not at the first statement
+            self.database.lock(session.connection())  # begins now, not at the first statement
+            self._current.session = session
+            try:
+                yield session
+            finally:
+                self._current.session = None
+
+    @contextmanager
+    def join(self) -> Iterator[Session]:
+        """Take part in the transaction that this thread writes in, or open one.
+
+        Raises:
+            StorageError: The database cannot be written.
+        """
+        session: Session | None = getattr(self._current, "session", None)
+        if session is not None:
             yield session
+            return
+        with self.write() as session:
+            yield session
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if not self._writing.acquire(timeout=self.database.patience):
+            raise StorageError("The broker's database cannot be used now (too many writers wait for it).")
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     def bind_mode(self, mode: Mode) -> None:
         """Remember the mode of the first start; every later start must have the same.
@@ -239,34 +360,13 @@ class Store:
 
 @contextmanager
 def _translated() -> Iterator[None]:
+    # Without the cause: the statement, its parameters and the server's details, which quote values, stay out
+    # of whatever is logged.
     try:
         yield
+    except DataError:
+        # What the database cannot hold, such as a zero byte in a text, comes from a client.
+        raise bad_request("The request has a value that the broker cannot store.") from None
     except SQLAlchemyError as error:
-        # The statement and its parameters stay out of the message.
-        cause = getattr(error, "orig", None) or type(error).__name__
-        raise StorageError(f"The broker's database cannot be used now ({cause}).") from error
-
-
-def _engine(path: Path) -> Engine:
-    engine = create_engine(
-        f"sqlite:///{path}",
-        hide_parameters=True,
-        connect_args={"timeout": _BUSY_SECONDS},
-        pool_size=8,
-        max_overflow=56,
-    )
-    event.listen(engine, "connect", _configure)
-    event.listen(engine, "begin", _begin)
-    return engine
-
-
-def _configure(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
-    # The driver must not begin transactions by itself: `_begin` says which kind.
-    connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
-        connection.execute(f"PRAGMA {pragma}").close()
-
-
-def _begin(connection: Connection) -> None:
-    immediate = connection.get_execution_options().get("immediate", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+        cause = str(getattr(error, "orig", None) or type(error).__name__).partition("\n")[0]
+        raise StorageError(f"The broker's database cannot be used now ({cause}).") from None

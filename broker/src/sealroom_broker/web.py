@@ -15,8 +15,8 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import ParamSpec, Protocol, TypeVar
 
 from pydantic import BaseModel
 from sealroom.errors import Error, ProtocolError, StorageError
@@ -27,6 +27,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sealroom_broker.logs import REQUEST_ID
 from sealroom_broker.problem import Problem, bad_request, unavailable
 
 _log = logging.getLogger(__name__)
@@ -35,6 +36,10 @@ _access = logging.getLogger("sealroom_broker.access")
 M = TypeVar("M", bound=BaseModel)
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+_CLOSE = {"Connection": "close"}
+"""The rest of a body that is not wanted is not waited for."""
 
 
 async def in_thread(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -60,7 +65,8 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
                     raise _too_long(limit)
                 chunks.append(chunk)
     except TimeoutError:
-        raise Problem(408, "Timeout", f"The request did not arrive within {seconds:g} seconds.") from None
+        late = f"The request did not arrive within {seconds:g} seconds."
+        raise Problem(408, "Timeout", late, headers=_CLOSE) from None
     except ClientDisconnect:
         raise bad_request("The request ended too early.") from None
     return b"".join(chunks)
@@ -88,12 +94,14 @@ def answer_json(value: object, status: int = 200) -> Response:
     return _json(json.dumps(value, separators=(",", ":")).encode(), status)
 
 
-def on_problem(_request: Request, error: Exception) -> Response:
+def on_problem(request: Request, error: Exception) -> Response:
     """Turn what a handler raised into an answer."""
     if isinstance(error, StorageError):
         # "Could not" is never a yes and never the client's fault.
         _log.error("storage: %s", error.message)
-        error = unavailable("broker.storage", "The broker could not keep its record, so nothing was done.")
+        error = unavailable(
+            "broker.storage", "The broker could not keep its record, so nothing was done; try again."
+        )
     elif isinstance(error, Error):
         _log.error("%s: %s", type(error).__name__, error.message)
         error = unavailable("broker.failed", "The broker could not do this now.")
@@ -102,9 +110,17 @@ def on_problem(_request: Request, error: Exception) -> Response:
         error = Problem(error.status_code, names.get(error.status_code, "ProtocolError"), error.detail)
     if not isinstance(error, Problem):
         raise error
+    request.scope[CODES] = [reason.code for reason in error.body.reasons]
     response = answer(error.body, error.status)
     response.headers.update(error.headers)
     return response
+
+
+class Observer(Protocol):
+    """Who is told of each request."""
+
+    def observe(self, call: str, method: str, status: int, seconds: float, codes: Sequence[str]) -> None:
+        """Take note of a request."""
 
 
 class Guard:
@@ -112,10 +128,12 @@ class Guard:
 
     Args:
         app: What it guards.
+        observer: Who is told of each request.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, observer: Observer | None = None) -> None:
         self._app = app
+        self._observer = observer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -123,16 +141,13 @@ class Guard:
             await self._app(scope, receive, send)
             return
         request_id, began, status = secrets.token_hex(8), time.monotonic(), 0
+        token = REQUEST_ID.set(request_id)
 
         async def send_more(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [
-                    *message.get("headers", ()),
-                    *_HEADERS,
-                    (b"x-request-id", request_id.encode()),
-                ]
+                message["headers"] = _protected(scope, message.get("headers", ()), request_id)
             await send(message)
 
         try:
@@ -143,18 +158,49 @@ class Guard:
                 await _internal_error(request_id)(scope, receive, send_more)
         finally:
             # The path without its query: a query may hold what must not be kept.
-            took = (time.monotonic() - began) * 1000
-            _access.info(
-                "%s %s %s %d %.1fms", request_id, scope["method"], _shown(scope["path"]), status, took
-            )
+            self._note(scope, request_id, status, time.monotonic() - began)
+            REQUEST_ID.reset(token)
 
+    def _note(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        method, path, codes = scope["method"], _shown(scope["path"]), scope.get(CODES, ())
+        call: str = getattr(scope.get("endpoint"), "__name__", "")
+        fields = {"method": method, "path": path, "status": status, "ms": round(seconds * 1000, 1)}
+        if codes:
+            fields["codes"] = list(codes)
+        line = "%s %s %s %d %.1fms"
+        _access.info(line, request_id, method, path, status, seconds * 1000, extra={"fields": fields})
+        if self._observer is not None:
+            self._observer.observe(call, method, status, seconds, codes)
+
+
+CODES = "sealroom.codes"
+"""Key of a request's scope: the reasons that it was answered with."""
 
 _HEADERS = (
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
-    (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    ),
     (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
 )
+_HSTS = (b"strict-transport-security", b"max-age=63072000")
+
+
+def _protected(
+    scope: Scope, headers: Iterable[tuple[bytes, bytes]], request_id: str
+) -> list[tuple[bytes, bytes]]:
+    """Return an answer's headers with those that protect it; a page's own stay."""
+    found = list(headers)
+    names = {name.lower() for name, _ in found}
+    found += [one for one in _HEADERS if one[0] not in names]
+    if scope.get("scheme") == "https":
+        found.append(_HSTS)
+    found.append((b"x-request-id", request_id.encode()))
+    return found
 
 
 def _shown(path: str) -> str:
@@ -167,7 +213,8 @@ def _internal_error(request_id: str) -> Response:
 
 
 def _too_long(limit: int) -> Problem:
-    return Problem(413, "TooLarge", f"The request's body is longer than the {limit} bytes that are accepted.")
+    sentence = f"The request's body is longer than the {limit} bytes that are accepted."
+    return Problem(413, "TooLarge", sentence, headers=_CLOSE)
 
 
 def _json(body: bytes, status: int) -> Response:

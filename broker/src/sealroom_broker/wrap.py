@@ -2,12 +2,14 @@
 """Keep secrets wrapped: whoever reads the database or its backup learns no dataset key.
 
 `KeyWrap` is what the rest of the broker knows; `FileKeyWrap` keeps the key-encryption key in a file of mode
-0600.
+0600. While keys are rotated the file has two: a line each, the one that wraps first.
 
 Invariants:
 
 - A wrapped secret opens only for the context (kind and id) that it was wrapped for.
 - A key file that others may read is refused.
+- What is wrapped is wrapped with the file's first key as it is at that moment, so that a rotation, which puts
+  a new key first and then wraps everything again, misses nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import base64
 import binascii
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -23,12 +26,15 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sealroom.errors import ConfigurationError, StorageError
 
-from sealroom_broker.files import create_private, read_private
+from sealroom_broker.files import create_private, read_private, replace_private
 
 _KEY_SIZE = 32
 _NONCE_SIZE = 12
 _VERSION = b"\x01"
 _KEY_ID_SIZE = 8
+_MOST_KEYS = 2
+
+_Stamp = tuple[int, int, int]
 
 
 class KeyWrap(Protocol):
@@ -49,19 +55,22 @@ class FileKeyWrap:
     """AES-256-GCM under a key in a file.
 
     A wrapped secret is: version 1, first 8 bytes of SHA-256 of the key, nonce, cipher text with tag.
+
+    Args:
+        keys: The key that wraps, and further ones that still unwrap.
+        path: The file to look into again; none for keys that stay.
     """
 
-    def __init__(self, key: bytes) -> None:
-        if len(key) != _KEY_SIZE:
-            raise ConfigurationError(f"The key-encryption key has {len(key)} bytes, not {_KEY_SIZE}.")
-        self._cipher = AESGCM(key)
-        self._prefix = _VERSION + hashlib.sha256(b"sealroom-kek\0" + key).digest()[:_KEY_ID_SIZE]
+    def __init__(self, *keys: bytes, path: Path | None = None) -> None:
+        self._path = path
+        self._stamp: _Stamp | None = None
+        self._keys = [_Key(key) for key in keys]
 
     @classmethod
     def create(cls, path: Path) -> FileKeyWrap:
         """Make a key file, or open the one that is there."""
         if not path.exists():
-            create_private(path, base64.b64encode(os.urandom(_KEY_SIZE)) + b"\n")
+            create_private(path, _text([new_key()]))
         return cls.load(path)
 
     @classmethod
@@ -71,16 +80,35 @@ class FileKeyWrap:
         Raises:
             ConfigurationError: It is not there, not a key, or others may read it.
         """
-        text = read_private(path, "The key-encryption key")
-        try:
-            return cls(base64.b64decode(text.strip(), validate=True))
-        except binascii.Error as error:
-            raise ConfigurationError(f"The key-encryption key {path} is not base64.") from error
+        return cls(*read_keys(path), path=path)
+
+    @property
+    def prefix(self) -> bytes:
+        """What everything begins with that the first key wrapped."""
+        return self._keys[0].prefix
+
+    def refresh(self) -> None:
+        """Read the file again if it was changed.
+
+        Raises:
+            ConfigurationError: It cannot be read now.
+        """
+        if self._path is None:
+            return
+        # Taken before the file is read: what changes in between is seen the next time.
+        stamp = _stamp(self._path)
+        if stamp != self._stamp:
+            self._keys = [_Key(key) for key in read_keys(self._path)]
+            self._stamp = stamp
 
     def wrap(self, secret: bytes, *, context: str) -> bytes:
-        """Return the secret wrapped for this context."""
-        nonce = os.urandom(_NONCE_SIZE)
-        return self._prefix + nonce + self._cipher.encrypt(nonce, secret, self._aad(context))
+        """Return the secret wrapped for this context.
+
+        Raises:
+            ConfigurationError: The key file cannot be read now.
+        """
+        self.refresh()
+        return self._keys[0].wrap(secret, context)
 
     def unwrap(self, wrapped: bytes, *, context: str) -> bytes:
         """Return the secret.
@@ -88,19 +116,85 @@ class FileKeyWrap:
         Raises:
             StorageError: It was wrapped by another key or for another context, or was changed.
         """
-        body = wrapped.removeprefix(self._prefix)
-        if len(body) == len(wrapped):
+        key = self._key_of(wrapped)
+        if key is None:
+            # Another process may have rotated the keys.
+            self.refresh()
+            key = self._key_of(wrapped)
+        if key is None:
             raise StorageError(
                 "A stored key was wrapped by another key-encryption key.",
                 advice="Put back the key file that belongs to this database.",
             )
+        return key.unwrap(wrapped, context)
+
+    def _key_of(self, wrapped: bytes) -> _Key | None:
+        return next((key for key in self._keys if wrapped.startswith(key.prefix)), None)
+
+    def __repr__(self) -> str:
+        return "<FileKeyWrap, key not shown>"
+
+
+class _Key:
+    """One key-encryption key."""
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != _KEY_SIZE:
+            raise ConfigurationError(f"The key-encryption key has {len(key)} bytes, not {_KEY_SIZE}.")
+        self._cipher = AESGCM(key)
+        self.prefix = _VERSION + hashlib.sha256(b"sealroom-kek\0" + key).digest()[:_KEY_ID_SIZE]
+
+    def wrap(self, secret: bytes, context: str) -> bytes:
+        nonce = os.urandom(_NONCE_SIZE)
+        return self.prefix + nonce + self._cipher.encrypt(nonce, secret, self._aad(context))
+
+    def unwrap(self, wrapped: bytes, context: str) -> bytes:
+        body = wrapped[len(self.prefix) :]
         try:
             return self._cipher.decrypt(body[:_NONCE_SIZE], body[_NONCE_SIZE:], self._aad(context))
         except (InvalidTag, ValueError) as error:
             raise StorageError("A stored key does not open: the database was changed.") from error
 
     def _aad(self, context: str) -> bytes:
-        return self._prefix + context.encode()
+        return self.prefix + context.encode()
 
-    def __repr__(self) -> str:
-        return "<FileKeyWrap, key not shown>"
+
+def new_key() -> bytes:
+    """Return a new key-encryption key."""
+    return os.urandom(_KEY_SIZE)
+
+
+def read_keys(path: Path) -> list[bytes]:
+    """Return the keys in a file, the one that wraps first.
+
+    Raises:
+        ConfigurationError: It is not there, not of keys, or others may read it.
+    """
+    lines = read_private(path, "The key-encryption key").split()
+    if not 1 <= len(lines) <= _MOST_KEYS:
+        raise ConfigurationError(f"The key file {path} has {len(lines)} keys, not one or two.")
+    try:
+        return [base64.b64decode(line, validate=True) for line in lines]
+    except binascii.Error as error:
+        raise ConfigurationError(f"The key-encryption key {path} is not base64.") from error
+
+
+def write_keys(path: Path, keys: Sequence[bytes]) -> None:
+    """Put keys in place of those in a file: at any moment it has either.
+
+    Raises:
+        StorageError: The disk refuses.
+    """
+    replace_private(path, _text(keys))
+
+
+def _text(keys: Sequence[bytes]) -> bytes:
+    return b"".join(base64.b64encode(key) + b"\n" for key in keys)
+
+
+def _stamp(path: Path) -> _Stamp | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size

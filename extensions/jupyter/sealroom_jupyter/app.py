@@ -169,7 +169,7 @@ class Sealroom(ExtensionApp):
 
     def make_service(self, token: HubToken) -> SealroomService:
         """Put the real parts together; tests put others."""
-        from sealroom_jupyter.real import connector, detect, read_token
+        from sealroom_jupyter.real import Gpus, connector, detect, read_token
 
         settings = self.to_settings()
         reporter = Reporter(settings, token, log=self.log) if settings.status_url and token else None
@@ -178,6 +178,7 @@ class Sealroom(ExtensionApp):
             detect=detect,
             connect=connector(settings),
             read_token=read_token,
+            devices=Gpus(settings.run_dir),
             hub_token=token,
             reporter=reporter,
             log=self.log,

@@ -29,15 +29,17 @@ from sealroom.kbs.calls import IdentityRequest, Person, SessionState
 
 from sealroom_jupyter.errors import EvidenceError, NotProvenError, info_of
 from sealroom_jupyter.messages import EvidenceBundle, Phase
-from sealroom_jupyter.own_nonce import bundle, report_data
+from sealroom_jupyter.own_nonce import bundle, gather_devices, report_data
 from sealroom_jupyter.ports import (
     Broker,
     Clock,
     Connect,
     Detect,
+    Devices,
     Event,
     Evidence,
     HubToken,
+    NoDevices,
     Proof,
     Provider,
     ReadToken,
@@ -81,6 +83,7 @@ class Attester:
         detect: Finds the secure processor.
         connect: Makes a client of the broker, given what gathers evidence.
         read_token: Verifies an attestation result and says what is in it.
+        devices: Gives the evidence of the GPUs for a person's own nonce; the broker's client asks by itself.
         hub_token: Says at the broker who the person is; without one nobody is bound.
         report: Tells the hub's status service; must not block.
         clock: The time.
@@ -94,6 +97,7 @@ class Attester:
         detect: Detect,
         connect: Connect,
         read_token: ReadToken,
+        devices: Devices | None = None,
         hub_token: HubToken | None = None,
         report: Callable[[Event], None] = lambda event: None,
         clock: Clock | None = None,
@@ -103,6 +107,7 @@ class Attester:
         self._detect = detect
         self._connect = connect
         self._read_token = read_token
+        self._devices = devices or NoDevices()
         self._hub_token = hub_token
         self._report = report
         self._clock = clock or Clock()
@@ -168,10 +173,12 @@ class Attester:
 
         Raises:
             FormatError: The nonce is too short or too long.
-            EvidenceError: The processor gives none.
+            EvidenceError: The processor or a GPU gives none.
         """
-        provider, evidence = self._gather(report_data(nonce))
-        return bundle(nonce, evidence, provider=provider, created=self._clock.now())
+        # The GPUs first: the processor's report covers what they say.
+        devices = gather_devices(nonce, self._devices)
+        provider, evidence = self._gather(report_data(nonce, devices))
+        return bundle(nonce, evidence, devices=devices, provider=provider, created=self._clock.now())
 
     @contextmanager
     def session(self) -> Iterator[Broker]:
@@ -273,8 +280,8 @@ class Attester:
             self._failures, self._silent_since = 0, None
 
     def _bind(self, broker: Broker, session: SessionState) -> SessionState:
-        """Bind the person if the session has none; without one the server stays proven all the same."""
-        if session.person is not None or not self._hub_token:
+        """Bind the person if the session has none or it is time to again; the server stays proven without."""
+        if (session.person is not None and not session.login_due) or not self._hub_token:
             return session
         request = IdentityRequest(
             provider="jupyterhub", token=self._hub_token.reveal(), server=self._settings.server_name
@@ -287,6 +294,8 @@ class Attester:
             self._state = replace(self._state, error=info_of(error))
             if self._follower is not None:
                 self._follower.lost(error.message)
+            # The broker may still count on the last login; whoever issued it no longer does.
+            return session.model_copy(update={"person": None})
         except errors.Error as error:
             self._failures += 1
             self._silent(info_of(error), "verified")

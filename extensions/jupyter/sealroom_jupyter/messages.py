@@ -10,9 +10,9 @@ Invariants:
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 from sealroom.datasets.messages import DatasetInfo, ReasonInfo, RecordInfo, ServerStatus
 
 Phase = Literal["starting", "evidence", "verified", "refused", "unreachable"]
@@ -80,10 +80,19 @@ class EvidenceBundle(_Model):
     """Base64."""
     certificates: dict[str, str]
     """Kind (`VCEK`, `VLEK`, `ASK`, `ASVK`, `ARK`) -> DER, base64."""
+    additional_evidence: str = ""
+    """Evidence of the GPUs, which the report covers; left out on a server without one."""
     runtime_data: dict[str, str]
     """How the report's REPORT_DATA was made from the nonce."""
     provider: str
     created: datetime
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        members: dict[str, Any] = handler(self)
+        if not self.additional_evidence:
+            del members["additional_evidence"]
+        return members
 
 
 class Record(RecordInfo):

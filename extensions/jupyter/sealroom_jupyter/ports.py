@@ -7,7 +7,7 @@ Tests put fakes in their places; `sealroom_jupyter.real` has the real ones.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from sealroom.kbs.calls import (
     ReleaseResponse,
     SessionState,
 )
+from sealroom.kbs.devices import DeviceLike
 
 
 class Evidence(Protocol):
@@ -45,6 +46,25 @@ class Provider(Protocol):
 
     def evidence(self, report_data: bytes) -> Evidence:
         """Return evidence over 64 bytes."""
+
+
+class Devices(Protocol):
+    """Where the evidence of GPUs comes from (`sealroom_jupyter.real.Gpus`)."""
+
+    def evidence(self, nonce: bytes) -> Sequence[DeviceLike]:
+        """Return the evidence of every GPU over 32 bytes of nonce; nothing on a server without one.
+
+        Raises:
+            EvidenceError: There is a GPU, and it gives no evidence.
+        """
+
+
+class NoDevices:
+    """The devices of a server that has none."""
+
+    def evidence(self, _: bytes) -> Sequence[DeviceLike]:
+        """Return nothing."""
+        return ()
 
 
 class Broker(Protocol):

@@ -12,8 +12,10 @@ from typing import Any
 import httpx
 from sealroom.appraisal import ear
 from sealroom.datasets.messages import ClaimInfo, DeviceInfo, EnvironmentInfo
-from sealroom.errors import ConfigurationError, NetworkError, ProtocolError
+from sealroom.errors import ConfigurationError, Error, NetworkError, ProtocolError
+from sealroom.guest import DeviceEvidence
 from sealroom.guest import detect as detect_provider
+from sealroom.guest import detect_devices as detect_device_provider
 from sealroom.kbs.calls import (
     DatasetList,
     IdentityRequest,
@@ -22,8 +24,11 @@ from sealroom.kbs.calls import (
     ReleaseResponse,
     SessionState,
 )
-from sealroom.kbs.client import Attested, KbsClient
+from sealroom.kbs.client import Attested, Devices, KbsClient
+from sealroom.kbs.devices import decode_devices
+from sealroom.kbs.evidence import snp_from_json
 
+from sealroom_jupyter.errors import EvidenceError
 from sealroom_jupyter.ports import Broker, Connect, Proof, Provider
 from sealroom_jupyter.settings import Settings
 from sealroom_jupyter.status import device_title
@@ -39,7 +44,36 @@ def detect(run_dir: Path | None) -> Provider:
     Raises:
         ConfigurationError: There is no source of evidence; the advice says what was tried.
     """
-    return detect_provider(run_dir or _NO_RUN_DIR).provider
+    # Devices are looked for with each session with the broker; what this returns is asked alone, too.
+    return detect_provider(run_dir or _NO_RUN_DIR, decode_coco=snp_from_json, devices=()).provider
+
+
+class Gpus:
+    """The evidence of this server's GPUs for the broker.
+
+    Args:
+        run_dir: The server's run directory, where simulated GPUs have their socket.
+    """
+
+    def __init__(self, run_dir: Path | None) -> None:
+        self._run_dir = run_dir or _NO_RUN_DIR
+
+    def evidence(self, nonce: bytes) -> list[DeviceEvidence]:
+        """Return the evidence of every GPU over 32 bytes of nonce; nothing on a server without one.
+
+        Raises:
+            EvidenceError: There is a GPU, and it gives no evidence.
+        """
+        provider = detect_device_provider(self._run_dir, decode_coco=decode_devices).provider
+        if provider is None:
+            return []
+        try:
+            return provider.evidence(nonce)
+        except Error as error:
+            raise EvidenceError(
+                f"The GPU of this server gives no evidence: {error.message}",
+                advice=error.advice or "Try again; if it stays so, tell the operator.",
+            ) from error
 
 
 def connector(settings: Settings, *, transport: httpx.BaseTransport | None = None) -> Connect:
@@ -60,7 +94,7 @@ def connector(settings: Settings, *, transport: httpx.BaseTransport | None = Non
         http = httpx.Client(
             timeout=settings.timeout, trust_env=False, transport=transport, follow_redirects=False
         )
-        return KbsBroker(settings.broker_url, gather, http)
+        return KbsBroker(settings.broker_url, gather, http, devices=Gpus(settings.run_dir))
 
     return connect
 
@@ -83,11 +117,19 @@ class KbsBroker:
         base_url: The broker's address, without `/kbs/v0`.
         gather: Returns evidence over 64 bytes.
         http: The connections; closed with this.
+        devices: Gives the evidence of the devices beside the processor.
     """
 
-    def __init__(self, base_url: str, gather: Callable[[bytes], Any], http: httpx.Client) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        gather: Callable[[bytes], Any],
+        http: httpx.Client,
+        *,
+        devices: Devices | None = None,
+    ) -> None:
         self._http = http
-        self._client = _Client(base_url, gather, http=http)
+        self._client = _Client(base_url, gather, http=http, devices=devices)
 
     def attest(self) -> str:
         """Gather evidence, do the handshake and return the attestation result."""

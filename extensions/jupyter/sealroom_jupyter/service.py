@@ -19,7 +19,7 @@ from sealroom.errors import Error
 from sealroom_jupyter.attester import Attester
 from sealroom_jupyter.local import LocalDatasets
 from sealroom_jupyter.messages import DatasetView, EvidenceBundle, Preview, Record, Status
-from sealroom_jupyter.ports import Clock, Connect, Detect, HubToken, ReadToken
+from sealroom_jupyter.ports import Clock, Connect, Detect, Devices, HubToken, ReadToken
 from sealroom_jupyter.reporter import Reporter
 from sealroom_jupyter.settings import Settings
 from sealroom_jupyter.shelf import Shelf
@@ -34,6 +34,7 @@ class SealroomService:
         detect: Finds the secure processor.
         connect: Makes a client of the broker.
         read_token: Verifies an attestation result.
+        devices: Gives the evidence of the GPUs.
         hub_token: The server's token at the hub; empty where there is no hub.
         reporter: Tells the hub's status service; None where there is none.
         vault: Holds the keys.
@@ -48,6 +49,7 @@ class SealroomService:
         detect: Detect,
         connect: Connect,
         read_token: ReadToken,
+        devices: Devices | None = None,
         hub_token: HubToken,
         reporter: Reporter | None = None,
         vault: Vault | None = None,
@@ -65,6 +67,7 @@ class SealroomService:
             detect=detect,
             connect=connect,
             read_token=read_token,
+            devices=devices,
             hub_token=hub_token,
             report=reporter if reporter is not None else lambda event: None,
             clock=clock,

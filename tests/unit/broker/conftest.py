@@ -8,9 +8,28 @@ import pytest
 from support.brokers import World
 from support.brokers import world as open_world
 
+ON_BOTH = ("test_admin", "test_protocol", "test_release", "test_store")
+"""Modules whose tests run with a SQLite file and with a PostgreSQL server."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what depends on the database with both."""
+    module = metafunc.module.__name__.rpartition(".")[2]
+    if "database" in metafunc.fixturenames and module in ON_BOTH:
+        metafunc.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def database(request: pytest.FixtureRequest) -> str:
+    """Return the address of an empty PostgreSQL database; empty for a SQLite file."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        return ""
+    url: str = request.getfixturevalue("postgres").create()
+    return url
+
+
+@pytest.fixture
+def world(tmp_path: Path, database: str) -> Iterator[World]:
     """A development broker in this process."""
-    with open_world(tmp_path) as made:
+    with open_world(tmp_path, postgresql=database) as made:
         yield made

@@ -251,7 +251,7 @@ def test_tokens_are_stored_hashed(world: World) -> None:
 
 
 def test_removed_token_opens_nothing(world: World) -> None:
-    assert [name for name, _ in list_tokens(world.broker.store)] == ["owner"]
+    assert [one.name for one in list_tokens(world.broker.store)] == ["owner"]
     remove_token(world.broker.store, "owner")
     with pytest.raises(AccessDeniedError):
         world.owner.datasets()

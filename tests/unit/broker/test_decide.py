@@ -8,7 +8,7 @@ from string import Formatter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sealroom.kbs.calls import Grant, Person
+from sealroom.kbs.calls import Grant, Person, Visa
 from sealroom_broker.decide import RULES, Allowed, Dataset, Facts, Refused, Server, decide, granted_purposes
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -18,9 +18,18 @@ OTHER = "sha256:" + "b" * 64
 GENERAL, HEALTH = "DUO:0000042", "DUO:0000006"
 
 SERVER = Server(tier="affirming", simulated=False, environment=ENVIRONMENT, until=NOW + HOUR)
+VISA = Visa(
+    issuer="https://visas.example",
+    value="https://data.example/heartbeats",
+    source="https://dac.example",
+    asserted=NOW - HOUR,
+    until=NOW + HOUR,
+)
 PERSON = Person(subject="alice", name="alice", groups=("cardiology",), issuer="hub")
 DATASET = Dataset(id="heartbeats", title="Heartbeats", owner="Heart Centre", ask="data@heart.example")
-GRANT = Grant(id="g1", created=NOW - HOUR, dataset="heartbeats", subject="alice", purposes=(GENERAL,))
+GRANT = Grant(
+    id="g1", created=NOW - HOUR, dataset="heartbeats", subject="alice", issuer="hub", purposes=(GENERAL,)
+)
 FACTS = Facts(
     server=SERVER,
     person=PERSON,
@@ -31,6 +40,7 @@ FACTS = Facts(
     now=NOW,
     development=False,
     dataset_id="heartbeats",
+    login_until=NOW + HOUR,
 )
 
 
@@ -45,6 +55,41 @@ def with_grant(facts: Facts = FACTS, **changes: object) -> Facts:
 def rules(facts: Facts) -> list[str]:
     verdict = decide(facts)
     return [denial.rule for denial in verdict.denials] if isinstance(verdict, Refused) else []
+
+
+GPU = {"cpu0": "affirming", "gpu0": "affirming"}
+
+
+def test_grant_that_needs_a_gpu_is_met_by_one() -> None:
+    assert isinstance(decide(with_grant(with_server(devices=GPU), gpu=True)), Allowed)
+
+
+@pytest.mark.parametrize(
+    "devices",
+    [
+        {},
+        {"cpu0": "affirming"},
+        {"cpu0": "affirming", "switch0": "affirming"},
+        {"cpu0": "affirming", "gpu0": "warning"},
+        {"cpu0": "affirming", "gpu0": "simulated"},
+        {"cpu0": "affirming", "gpu0": "contraindicated"},
+        {"cpu0": "affirming", "gpu0": "none"},
+    ],
+    ids=str,
+)
+def test_grant_that_needs_a_gpu_on_a_server_without_a_good_one(devices: dict[str, str]) -> None:
+    assert rules(with_grant(with_server(devices=devices), gpu=True)) == ["grant.gpu"]
+
+
+def test_grant_that_needs_no_gpu_allows_one() -> None:
+    assert isinstance(decide(with_server(devices=GPU)), Allowed)
+
+
+def test_simulated_gpu_is_enough_only_where_a_simulated_processor_is() -> None:
+    facts = with_server(devices={"cpu0": "simulated", "gpu0": "simulated"}, tier="simulated", simulated=True)
+    facts = with_grant(facts, gpu=True, minimum="simulated")
+    assert isinstance(decide(replace(facts, development=True)), Allowed)
+    assert "grant.gpu" in rules(facts)
 
 
 def test_everything_right_is_allowed() -> None:
@@ -65,6 +110,53 @@ def test_environment_that_nobody_approved() -> None:
 
 def test_no_environment_at_all() -> None:
     assert rules(with_server(environment=None)) == ["environment.unknown"]
+
+
+def test_login_that_has_ended() -> None:
+    assert rules(replace(FACTS, login_until=NOW)) == ["person.ended"]
+
+
+def test_login_of_which_the_end_is_not_known() -> None:
+    assert rules(replace(FACTS, login_until=None)) == ["person.ended"]
+
+
+@pytest.mark.parametrize("who", [{"subject": "alice"}, {"subject": "", "group": "cardiology"}])
+@pytest.mark.parametrize("issuer", ["", "another-hub"])
+def test_same_name_at_another_issuer(who: dict[str, str], issuer: str) -> None:
+    grant = GRANT.model_copy(update={**who, "issuer": issuer})
+    assert rules(replace(FACTS, grants=(grant,))) == ["grant.none"]
+
+
+def with_visa(visa: Visa = VISA, **grant: object) -> Facts:
+    changes = {"subject": "", "visa": VISA.value, "issuer": VISA.issuer} | grant
+    facts = replace(FACTS, grants=(GRANT.model_copy(update=changes),))
+    return replace(facts, person=PERSON.model_copy(update={"visas": (visa,)}))
+
+
+@pytest.mark.parametrize("issuer", [VISA.issuer, ""])
+def test_grant_for_whoever_holds_a_visa(issuer: str) -> None:
+    assert isinstance(decide(with_visa(issuer=issuer)), Allowed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"value": VISA.value + "/"},
+        {"value": VISA.value.upper()},
+        {"issuer": "https://other-visas.example"},
+        {"until": NOW},
+    ],
+)
+def test_visa_that_is_not_the_one_of_the_grant(change: dict[str, object]) -> None:
+    assert rules(with_visa(VISA.model_copy(update=change))) == ["grant.none"]
+
+
+def test_person_without_the_visa() -> None:
+    assert rules(replace(with_visa(), person=PERSON)) == ["grant.none"]
+
+
+def test_grant_that_names_a_person_and_a_visa() -> None:
+    assert rules(with_visa(subject="alice")) == ["grant.none"]
 
 
 def test_nobody_bound() -> None:

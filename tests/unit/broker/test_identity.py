@@ -9,12 +9,15 @@ from typing import Any
 
 import httpx
 import pytest
+from sealroom import testing
 from sealroom.kbs.calls import IdentityRequest
+from sealroom.kbs.jwe import TeeKey
 from sealroom_broker.config import Identity
-from sealroom_broker.identity import JupyterHubIdentity
+from sealroom_broker.identity import JupyterHubIdentity, Presented
 from sealroom_broker.problem import Problem
 
 SETTINGS = Identity(api_url="http://hub.test/hub/api", service="sealroom-broker")
+KEY = TeeKey.generate()
 SCOPES = [
     "access:servers!server=alice/",
     "access:services!service=sealroom-broker",
@@ -54,7 +57,10 @@ class Hub:
         return self.handler(request)
 
     def check(self, token: str = "hub-token", server: str = "") -> Any:
-        return self.identity.check(IdentityRequest(provider="jupyterhub", token=token, server=server))
+        request = IdentityRequest(provider="jupyterhub", token=token, server=server)
+        login = self.identity.check(request, Presented(KEY.public_jwk(), None, testing.NOW))
+        assert login.until is None, "the broker says how long the hub's answer holds"
+        return login.person
 
     def problem(self, **request: str) -> tuple[int, str]:
         with pytest.raises(Problem) as caught:

@@ -246,15 +246,6 @@ def test_altered_report_is_refused_with_the_check_and_recorded_with_its_evidence
     assert world.owner.audit_file(f"evidence/{entry.evidence}") == sent
 
 
-def test_evidence_of_devices_is_refused_and_not_ignored(world: World) -> None:
-    http = world.http()
-    nonce = auth(http).json()["nonce"]
-    devices = json.dumps({"nvidia": {}})
-    body = attest_body(world, nonce, report_data=cpu_report_data(nonce, KEY.public_jwk(), devices))
-    body["tee-evidence"]["additional_evidence"] = devices
-    assert code(attest(http, body)) == (401, "evidence.devices")
-
-
 def test_report_without_certificates(world: World) -> None:
     http = world.http()
     body = attest_body(world, auth(http).json()["nonce"])

@@ -19,7 +19,7 @@ from sealroom.kbs.messages import AuthRequest
 from sealroom_broker.config import Periods
 from sealroom_broker.migrate import migrate
 from sealroom_broker.problem import Problem
-from sealroom_broker.sessions import Sessions, Standing
+from sealroom_broker.sessions import UNPROVEN, Sessions, Standing
 from sealroom_broker.store import Store
 from support.brokers import PEOPLE
 
@@ -60,7 +60,12 @@ class SessionMachine(RuleBasedStateMachine):
         self._folder.cleanup()
 
     def _forget_old(self) -> None:
-        gone = [cookie for cookie, one in self.model.items() if one.last() < self.now - PERIODS.session_delta]
+        kept = PERIODS.session_delta
+        gone = [
+            cookie
+            for cookie, one in self.model.items()
+            if one.last() < self.now - (kept if one.key else UNPROVEN)
+        ]
         for cookie in gone:
             del self.model[cookie]
 
@@ -129,7 +134,7 @@ class SessionMachine(RuleBasedStateMachine):
 
         def bind() -> None:
             attested = self.sessions.current(cookie, self.now)
-            self.sessions.bind(attested.id, person, "", self.now)
+            self.sessions.bind(attested, person, "", self.now, self.now + PERIODS.attestation_delta)
 
         assert status_of(bind) == (200 if stands and free else 403 if stands else 401)
         if one is not None and stands and free:

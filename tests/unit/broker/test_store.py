@@ -8,19 +8,35 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sealroom.errors import ConfigurationError, StorageError
-from sealroom_broker.migrate import head, migrate
+from sealroom_broker import migrate as migrations
+from sealroom_broker.config import Postgresql
+from sealroom_broker.database import PostgresqlDatabase
+from sealroom_broker.migrate import check_schema, head, migrate
+from sealroom_broker.problem import Problem
 from sealroom_broker.store import Base, Meta, OwnerTokenRow, Store
 from sqlalchemy import func, select, text
+
+
+def downgrade(store: Store, revision: str) -> None:
+    """Go back to an older schema."""
+    settings = Config()
+    settings.set_main_option("script_location", str(Path(migrations.__file__).parent / "migrations"))
+    with store.engine.execution_options(**store.database.writing).begin() as connection:
+        settings.attributes["connection"] = connection
+        command.downgrade(settings, revision)
+
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    made = Store(tmp_path / "broker.sqlite")
+def store(tmp_path: Path, database: str) -> Iterator[Store]:
+    made = Store(PostgresqlDatabase(Postgresql(url=database)) if database else tmp_path / "broker.sqlite")
     migrate(made)
     yield made
     made.close()
@@ -55,9 +71,11 @@ def test_file_that_is_no_database(tmp_path: Path) -> None:
     store.close()
 
 
-def test_commits_are_durable_and_keys_checked(store: Store) -> None:
+def test_commits_are_durable_and_keys_checked(tmp_path: Path) -> None:
+    store = Store(tmp_path / "broker.sqlite")
     with store.engine.connect() as connection:
         pragmas = {name: connection.execute(text(f"PRAGMA {name}")).scalar() for name in PRAGMAS}
+    store.close()
     assert pragmas == PRAGMAS
 
 
@@ -137,7 +155,7 @@ def test_error_does_not_quote_parameters(store: Store) -> None:
 def test_database_that_another_process_holds_for_too_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sealroom_broker.store._BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("sealroom_broker.database.BUSY_SECONDS", 0.05)
     store = Store(tmp_path / "broker.sqlite")
     migrate(store)
     other = sqlite3.connect(tmp_path / "broker.sqlite", isolation_level=None)
@@ -149,3 +167,49 @@ def test_database_that_another_process_holds_for_too_long(
         session.add(Meta(key="k", value="v"))
     other.close()
     store.close()
+
+
+def test_schema_of_another_version(store: Store) -> None:
+    check_schema(store)
+    with store.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    with pytest.raises(StorageError, match="has the schema 0001") as caught:
+        check_schema(store)
+    assert "sealroom-broker migrate" in caught.value.advice
+
+
+def test_schema_and_back(store: Store) -> None:
+    downgrade(store, "0001")
+    migrate(store)
+    check_schema(store)
+
+
+def test_what_joins_a_transaction_shares_its_end(store: Store) -> None:
+    def undone() -> None:
+        with store.write() as session:
+            session.add(Meta(key="a", value="1"))
+            with store.join() as joined:
+                assert joined is session
+            raise RuntimeError("undo")
+
+    with pytest.raises(RuntimeError, match="undo"):
+        undone()
+    with store.join() as session:
+        session.add(Meta(key="b", value="2"))
+    with store.read() as session:
+        assert (session.get(Meta, "a"), session.get(Meta, "b") is not None) == (None, True)
+
+
+def test_value_that_the_database_cannot_hold_is_the_clients_fault(store: Store) -> None:
+    """PostgreSQL has no zero byte in a text; SQLite has."""
+
+    def write() -> None:
+        with store.write() as session:
+            session.add(Meta(key="k", value="a\0b"))
+
+    if not store.database.shared:
+        write()
+        return
+    with pytest.raises(Problem) as caught:
+        write()
+    assert caught.value.status == 400

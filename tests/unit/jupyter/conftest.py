@@ -17,7 +17,7 @@ from sealroom_jupyter.settings import Settings
 from sealroom_jupyter.shelf import Shelf
 from sealroom_jupyter.status import describe
 from support.sealed import CREATED, DESCRIPTION, PLAIN, Sealed, write_tree
-from unit.jupyter.fakes import FakeBroker, FakeClock, FakeProcessor
+from unit.jupyter.fakes import FakeBroker, FakeClock, FakeGpus, FakeProcessor
 
 
 @pytest.fixture
@@ -47,6 +47,7 @@ class Room:
     settings: Settings
     events: list[Event] = field(default_factory=list)
     token: HubToken = field(default_factory=lambda: HubToken("hub-token-secret"))
+    gpus: FakeGpus = field(default_factory=FakeGpus)
 
     def __post_init__(self) -> None:
         self.vault = Vault(clock=self.clock.now)
@@ -55,6 +56,7 @@ class Room:
             detect=lambda run_dir: self.processor,
             connect=self._connect,
             read_token=self.broker.read_token,
+            devices=self.gpus,
             hub_token=self.token,
             report=self.events.append,
             clock=self.clock,

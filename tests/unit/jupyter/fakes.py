@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from sealroom import testing
 from sealroom.crypt4gh import Header, PublicKey, reencrypt
 from sealroom.datasets.messages import ClaimInfo, DeviceInfo, EnvironmentInfo
 from sealroom.errors import AccessDeniedError, NetworkError
+from sealroom.guest import DeviceEvidence
 from sealroom.kbs.calls import (
     DatasetCondition,
     DatasetList,
@@ -26,6 +28,7 @@ from sealroom.kbs.calls import (
     SessionState,
     Term,
 )
+from sealroom.simulated.gpu import SimulatedGpu
 from sealroom_jupyter.ports import Clock, Proof
 from support.sealed import Sealed
 
@@ -73,6 +76,21 @@ class FakeProcessor:
         return FakeEvidence(report=report_data)
 
 
+class FakeGpus:
+    """Gives the evidence of simulated GPUs, or none."""
+
+    def __init__(self) -> None:
+        self.chips: list[SimulatedGpu] = []
+        self.broken: Exception | None = None
+        self.asked: list[bytes] = []
+
+    def evidence(self, nonce: bytes) -> list[DeviceEvidence]:
+        self.asked.append(nonce)
+        if self.broken is not None:
+            raise self.broken
+        return [testing.device_evidence(nonce, on=chip) for chip in self.chips]
+
+
 class FakeBroker:
     """A broker for one dataset and one person; everything that it says can be changed at any moment."""
 
@@ -88,6 +106,7 @@ class FakeBroker:
         self.refusal: AccessDeniedError | None = None
         self.identity_refusal: AccessDeniedError | None = None
         self.person: Person | None = None
+        self.login_due = False
         self.purposes: tuple[Term, ...] = (RESEARCH,)
         self.condition: DatasetCondition = "locked"
         self.reasons: tuple[Reason, ...] = ()
@@ -132,7 +151,7 @@ class FakeBroker:
             raise NetworkError("The broker could not check who you are: the hub cannot be reached.")
         if self.identity_refusal is not None:
             raise self.identity_refusal
-        self.person = ROSALIND
+        self.person, self.login_due = ROSALIND, False
         return IdentityResponse(person=ROSALIND)
 
     def datasets(self) -> DatasetList:
@@ -159,6 +178,7 @@ class FakeBroker:
         return SessionState(
             person=self.person,
             expires=self.clock.now() + self.lifetime,
+            login_due=self.login_due,
             releases=tuple(self.releases.values()),
         )
 

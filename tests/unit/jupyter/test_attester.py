@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import pytest
-from sealroom import errors
+from sealroom import errors, testing
+from sealroom.kbs.devices import decode_devices
+from sealroom.snp.bundle import EvidenceBundle, device_nonce_for, report_data_for
 from sealroom_jupyter.errors import EvidenceError, NotProvenError
 from sealroom_jupyter.ports import HubToken
 from sealroom_jupyter.status import describe
@@ -343,11 +346,35 @@ def test_evidence_covers_the_own_nonce_and_needs_no_broker(room: Room) -> None:
     assert set(made.certificates) == {"VCEK", "ASK"}
 
 
+def test_evidence_without_a_gpu_has_no_member_for_it(room: Room) -> None:
+    made = room.attester.evidence(b"n" * 16)
+    assert "additional_evidence" not in json.loads(made.model_dump_json())
+    assert EvidenceBundle.from_json(made.model_dump_json().encode()).devices == ""
+
+
+def test_evidence_of_gpus_answers_the_own_nonce_and_is_covered(room: Room) -> None:
+    room.gpus.chips = [testing.gpu(), testing.gpu("BLACKWELL")]
+    nonce = b"n" * 16
+    made = EvidenceBundle.from_json(room.attester.evidence(nonce).model_dump_json().encode())
+    devices = decode_devices(made.devices)
+    assert [one.arch for one in devices] == ["HOPPER", "BLACKWELL"]
+    assert room.gpus.asked == [device_nonce_for(nonce)]
+    assert room.processor.asked == [report_data_for(nonce, made.devices)]
+    assert made.runtime_data["prefix"] == "sealroom-evidence/1+devices\0"
+
+
+def test_a_gpu_without_evidence_is_said_and_the_processor_is_not_asked(room: Room) -> None:
+    room.gpus.broken = EvidenceError("The GPU of this server gives no evidence: it is away.")
+    with pytest.raises(EvidenceError, match="it is away"):
+        room.attester.evidence(b"n" * 16)
+    assert room.processor.asked == []
+
+
 @pytest.mark.parametrize("size", [0, 15, 65])
 def test_evidence_refuses_a_nonce_of_the_wrong_length(room: Room, size: int) -> None:
     with pytest.raises(errors.FormatError, match=f"{size} bytes"):
         room.attester.evidence(b"n" * size)
-    assert room.processor.asked == []
+    assert room.processor.asked == room.gpus.asked == []
 
 
 def test_the_hub_token_is_not_printed() -> None:

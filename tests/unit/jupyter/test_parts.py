@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -12,9 +13,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from sealroom import errors, testing
 from sealroom.appraisal import Policy, appraise, ear
+from sealroom.cli import run
 from sealroom.datasets.messages import DeviceInfo, EnvironmentInfo, ErrorInfo
+from sealroom.guest import CocoDeviceProvider, NvmlProvider, SimulatedProvider
+from sealroom.kbs.devices import Device, decode_devices
+from sealroom.kbs.messages import AttestRequest, parse
 from sealroom_jupyter.app import Sealroom
-from sealroom_jupyter.attester import State
+from sealroom_jupyter.attester import Attester, State
 from sealroom_jupyter.errors import (
     EvidenceError,
     NotProvenError,
@@ -23,9 +28,11 @@ from sealroom_jupyter.errors import (
     problem_of,
 )
 from sealroom_jupyter.ports import Proof
-from sealroom_jupyter.real import connector, detect, read_token
+from sealroom_jupyter.real import Gpus, connector, detect, read_token
 from sealroom_jupyter.settings import Settings
 from sealroom_jupyter.status import TIERS, describe, device_title
+from support import gpus
+from support.fake_broker import FakeBroker as KbsFake
 from unit.jupyter.fakes import START, FakeBroker, FakeClock
 
 SETTINGS = Settings(broker_url="http://broker.example", root=Path("/srv/ark.pem"))
@@ -209,6 +216,74 @@ def test_a_broker_that_cannot_be_reached_is_our_error() -> None:
     broker.close()
 
 
+@pytest.fixture
+def no_real_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the simulated GPUs as the only ones, on whatever machine the tests run."""
+    monkeypatch.setattr(NvmlProvider, "available", lambda self: "not in this test")
+    monkeypatch.setattr(CocoDeviceProvider, "available", lambda self: "not in this test")
+
+
+def evidence_sent(run_dir: Path) -> tuple[Device, ...]:
+    """Attest as the extension does, and return the devices whose evidence the broker got."""
+    sent: list[AttestRequest] = []
+    served = KbsFake()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/attest"):
+            sent.append(parse(AttestRequest, request.content))
+        return served(request)
+
+    settings = replace(SETTINGS, run_dir=run_dir)
+    broker = connector(settings, transport=httpx.MockTransport(answer))(testing.evidence)
+    broker.attest()
+    broker.close()
+    return decode_devices(sent[-1].tee_evidence.additional_evidence)
+
+
+@pytest.mark.usefixtures("no_real_gpu")
+def test_a_gpu_attests_beside_the_processor(tmp_path: Path) -> None:
+    with testing.running_gpus(tmp_path / "gpu.sock"):
+        (device,) = evidence_sent(tmp_path)
+    assert (device.arch, device.uuid) == ("HOPPER", testing.gpu().uuid)
+    assert device.chain_pem == testing.gpu().chain_pem
+
+
+@pytest.mark.usefixtures("no_real_gpu")
+def test_a_server_without_a_gpu_attests_alone(tmp_path: Path) -> None:
+    assert evidence_sent(tmp_path) == ()
+
+
+@pytest.mark.usefixtures("no_real_gpu")
+def test_a_gpu_that_gives_no_evidence_is_said_and_nothing_is_sent(tmp_path: Path) -> None:
+    with (
+        testing.running_gpus(tmp_path / "gpu.sock", alter=lambda report: report[::-1]),
+        pytest.raises(EvidenceError, match="The GPU of this server gives no evidence"),
+    ):
+        evidence_sent(tmp_path)
+
+
+@pytest.mark.usefixtures("no_real_gpu")
+def test_saved_evidence_of_a_server_with_gpus_is_accepted(tmp_path: Path) -> None:
+    attester = Attester(
+        replace(SETTINGS, run_dir=tmp_path),
+        detect=lambda run_dir: SimulatedProvider(tmp_path / "sp.sock"),
+        connect=connector(SETTINGS),
+        read_token=read_token,
+        devices=Gpus(tmp_path),
+    )
+    processor = testing.running_processor(tmp_path / "sp.sock")
+    chips = [testing.gpu(), testing.gpu("BLACKWELL")]
+    with processor, testing.running_gpus(tmp_path / "gpu.sock", chips):
+        made = attester.evidence(b"n" * 32)
+    saved = tmp_path / "saved.evidence.json"
+    saved.write_text(made.model_dump_json())
+    roots = [testing.chain().pem, testing.gpu_root().device_pem, testing.gpu_root().rim_pem]
+    (tmp_path / "roots.pem").write_bytes(b"".join(roots))
+
+    command = ["verify", str(saved), "--root", str(tmp_path / "roots.pem"), "--at", testing.NOW.isoformat()]
+    assert run([*command, "--nonce", (b"n" * 32).hex()]) == 0
+
+
 @pytest.fixture(scope="module")
 def signed() -> tuple[str, dict[str, object]]:
     """A real attestation result over simulated evidence, and the keys to verify it."""
@@ -253,3 +328,34 @@ def test_a_result_of_another_signer_is_refused(signed: tuple[str, dict[str, obje
 def test_the_fakes_are_of_the_ports_shape() -> None:
     broker = FakeBroker(FakeClock())
     assert broker.read_token("t", {}, datetime.now(UTC)).holds
+
+
+def test_devices_of_a_result_are_shown_each_with_its_claims() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    environment = gpus.environment(2)
+    chips = [testing.gpu(), testing.gpu(seed=b"2" * 32)]
+    evidence = gpus.evidence([gpus.verified(chip) for chip in chips], environment)
+    token = ear.issue(
+        appraise(evidence, environment=environment, policy=Policy.strict()),
+        key=key,
+        kid="one",
+        issuer="broker",
+        nonce="bm9uY2U=",
+        tee_pubkey={"kty": "EC"},
+        lifetime=timedelta(minutes=5),
+        at=testing.NOW,
+        evidence=evidence,
+    )
+    proof = read_token(token, ear.jwks({"one": key}), testing.NOW)
+    assert [(one.device, one.tier) for one in proof.devices] == [
+        ("cpu0", "simulated"),
+        ("gpu0", "simulated"),
+        ("gpu1", "simulated"),
+    ]
+    assert [one.title for one in proof.devices] == [
+        "Processor 0",
+        "Graphics processor 0",
+        "Graphics processor 1",
+    ]
+    checks = {claim.check for claim in proof.devices[2].claims}
+    assert {"nvidia.report.signature", "appraisal.gpu.measurements"} <= checks

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Who is at the server: a person's token, checked with the JupyterHub that issued it.
+"""People of a JupyterHub: a token of their server, checked with the hub that issued it.
 
 The hub's `/user` answers for the token itself (jupyterhub 5.5 and 6.1, apihandlers/users.py,
 `SelfAPIHandler`): `kind`, `name`, `groups` and the token's expanded `scopes`.
@@ -9,36 +9,25 @@ Invariants:
 - Only a token of a *user* is a person; services and whatever else the hub knows are not.
 - The token must carry the scope to access this broker, and the server that it claims to come from.
 - A hub that cannot be asked, or answers something else, is "could not check" (503).
+- An answer holds for one attestation period; then the server presents its token again, and the hub is asked
+  again. A token that was revoked, or a person who was removed, opens nothing after that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 import httpx
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from sealroom.kbs.calls import IdentityRequest, Person
 
 from sealroom_broker.config import Identity
-from sealroom_broker.problem import Problem, refused, unavailable
+from sealroom_broker.identity.base import Login, Presented, could_not_check, printable_token
+from sealroom_broker.problem import refused
 
 _MAX_ANSWER = 1 << 20
 _MAX_TOKEN = 8192
-
-
-class IdentityProvider(Protocol):
-    """Checks people's tokens."""
-
-    def check(self, request: IdentityRequest) -> Person:
-        """Return who this is.
-
-        Raises:
-            Problem: The token is refused (403), or could not be checked (503).
-        """
-
-    def close(self) -> None:
-        """Give back what is open."""
 
 
 class _HubAnswer(BaseModel):
@@ -66,13 +55,23 @@ class JupyterHubIdentity:
             timeout=settings.timeout, transport=transport, trust_env=False, follow_redirects=False
         )
 
-    def check(self, request: IdentityRequest) -> Person:
+    @property
+    def issuers(self) -> tuple[str, ...]:
+        """The hub."""
+        return (self._settings.issuer or self._settings.api_url,)
+
+    @property
+    def visa_issuers(self) -> tuple[str, ...]:
+        """Nobody: a hub has no passports."""
+        return ()
+
+    def check(self, request: IdentityRequest, presented: Presented) -> Login:
         """Return who this is.
 
         Raises:
             Problem: The token is refused (403), or could not be checked (503).
         """
-        if not _printable(request.token):
+        if not printable_token(request.token, _MAX_TOKEN):
             raise refused("person.token", "The login that your server presented is not a token of the hub.")
         answer = self._ask(request.token)
         if answer.kind != "user":
@@ -88,11 +87,8 @@ class JupyterHubIdentity:
         owner, server = f"user={answer.name}", f"server={answer.name}/{request.server}"
         if not _covers(answer.scopes, "access:servers", owner, server):
             raise refused("person.server", "The login that your server presented belongs to another server.")
-        return Person(
-            subject=answer.name,
-            name=answer.name,
-            groups=answer.groups,
-            issuer=self._settings.issuer or self._settings.api_url,
+        return Login(
+            Person(subject=answer.name, name=answer.name, groups=answer.groups, issuer=self.issuers[0])
         )
 
     def close(self) -> None:
@@ -105,21 +101,17 @@ class JupyterHubIdentity:
                 f"{self._settings.api_url}/user", headers={"Authorization": f"token {token}"}
             )
         except httpx.HTTPError as error:
-            raise _could_not_check("the hub cannot be reached") from error
+            raise could_not_check("the hub cannot be reached") from error
         if response.status_code in (401, 403):
             raise refused(
                 "person.token", "The hub does not know the login that your server presented: log in again."
             )
         if response.status_code != httpx.codes.OK or len(response.content) > _MAX_ANSWER:
-            raise _could_not_check(f"the hub answered with status {response.status_code}")
+            raise could_not_check(f"the hub answered with status {response.status_code}")
         try:
             return _HubAnswer.model_validate_json(response.content)
         except ValidationError as error:
-            raise _could_not_check("the hub's answer is not understood") from error
-
-
-def _printable(token: str) -> bool:
-    return 0 < len(token) <= _MAX_TOKEN and token.isascii() and token.isprintable() and " " not in token
+            raise could_not_check("the hub's answer is not understood") from error
 
 
 def _covers(scopes: Collection[str], base: str, *filters: str) -> bool:
@@ -128,7 +120,3 @@ def _covers(scopes: Collection[str], base: str, *filters: str) -> bool:
     Other filters (`!group=`) are left out: the hub expands those that matter for the token's own user.
     """
     return base in scopes or any(f"{base}!{one}" in scopes for one in filters)
-
-
-def _could_not_check(why: str) -> Problem:
-    return unavailable("person.unchecked", f"The broker could not check who you are: {why}. Try again later.")
