@@ -4,11 +4,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from sealroom.appraisal import AttestationResult, ear
-from sealroom.errors import Error, ProtocolError
+from sealroom.errors import (
+    Error,
+    NetworkError,
+    NotYetValidError,
+    ProtocolError,
+    RevocationUnavailableError,
+)
 from sealroom.kbs.calls import Reason
 from sealroom.kbs.messages import AttestRequest, parse
 
@@ -30,6 +36,7 @@ class Attestations:
         keyring: Signs tokens.
         issuer: The broker's name.
         lifetime: How long an attestation holds.
+        clock: Gives the present.
     """
 
     def __init__(
@@ -41,6 +48,7 @@ class Attestations:
         *,
         issuer: str,
         lifetime: timedelta,
+        clock: Callable[[], datetime],
     ) -> None:
         self._sessions = sessions
         self._judge = judge
@@ -48,6 +56,7 @@ class Attestations:
         self._keyring = keyring
         self._issuer = issuer
         self._lifetime = lifetime
+        self._clock = clock
 
     def attest(self, cookie: str | None, body: bytes, now: datetime) -> str:
         """Judge evidence and return the token.
@@ -58,7 +67,8 @@ class Attestations:
             now: The one time that everything is judged at.
 
         Raises:
-            Problem: The message is malformed (400), or the evidence is not accepted (401).
+            Problem: The message is malformed (400), the evidence is not accepted (401), or something that is
+                needed to judge it could not be had (503).
         """
         try:
             request = parse(AttestRequest, body)
@@ -70,10 +80,21 @@ class Attestations:
             return token
         pending = self._sessions.consume(cookie, request.runtime_data.nonce, now)
         try:
-            judged = self._judge.judge(request, pending, now)
+            judged, now = self._judged(request, pending, now)
         except Error as error:
             raise self._refuse(pending, body, error, now) from error
         return self._accept(request, pending, judged, body, now)
+
+    def _judged(self, request: AttestRequest, pending: Pending, now: datetime) -> tuple[Judged, datetime]:
+        """Judge, and return the one time that it was judged at."""
+        try:
+            return self._judge.judge(request, pending, now), now
+        except NotYetValidError:
+            # AMD dates a certificate when it is asked for: one fetched just now is younger than the call.
+            later = self._clock()
+            if later <= now:
+                raise
+        return self._judge.judge(request, pending, later), later
 
     def _accept(
         self, request: AttestRequest, pending: Pending, judged: Judged, body: bytes, now: datetime
@@ -106,7 +127,9 @@ class Attestations:
         person, server = self._sessions.bound_to(pending.session)
         evidence = self._record.keep_evidence(body)
         self._record.append(attestation_refusal(reason, evidence, person, server, now))
-        return Problem(401, "AttestationError", error.diagnostics(), reasons=(reason,))
+        # Not a verdict: something could not be had. A guest that is told "401" would attest again at once.
+        status = 503 if isinstance(error, NetworkError | RevocationUnavailableError) else 401
+        return Problem(status, "AttestationError", error.diagnostics(), reasons=(reason,))
 
 
 def _standing(

@@ -237,6 +237,7 @@ def _place(config: Config, home: Path, folder: Path, keys: Path, newer_log: Path
         return
     _copy(folder / _DATABASE, config.database)
     public = _public_key(config)
+    _check_log(folder / _AUDIT, public)
     if newer_log is None:
         note = DirectoryReader(folder / _AUDIT).get(CHECKPOINT_PATH)
         copy_log(DirectoryReader(folder / _AUDIT), note, public, config.audit)

@@ -217,6 +217,7 @@ def _assembled(
             keyring,
             issuer=config.name,
             lifetime=config.periods.attestation_delta,
+            clock=clock,
         ),
         finder=finder,
         releaser=Releaser(store, sessions, record, wrap, finder),

@@ -75,8 +75,9 @@ class PatientProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first head."""
         super().connection_made(transport)
-        # Whatever the kernel does not take at once counts as not read.
-        transport.set_write_buffer_limits(high=0)
+        # Whatever the kernel does not take at once counts as not read. Not 0: asyncio's TLS would pause at
+        # once, with nothing to write.
+        transport.set_write_buffer_limits(high=1, low=0)
         self._wait()
 
     def data_received(self, data: bytes) -> None:
