@@ -22,7 +22,7 @@ COMMANDS: Final = {
     "grant": "Say who may use which dataset, where, for what, and until when.",
     "audit": "Show, check and export the broker's audit log.",
     "verify": "Check evidence that a server gave.",
-    "report": "Show what a SEV-SNP report says.",
+    "report": "Show what the report of a processor or a GPU says.",
     "collateral": "Fetch, show and carry the certificates and references that evidence is verified with.",
     "env": "Build, sign, show and compare environment manifests.",
     "measure": "Compute the launch measurements to expect of firmware and kernel.",

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 _PRESENT: Final = "nvidia.rim.present"
 _CHAIN: Final = "nvidia.chain.present"
 _DEVICE: Final = "nvidia.chain.device"
+_ROOT: Final = "nvidia.chain.root"
+_DEVELOPMENT: Final = "If this is a simulated device, name its development roots with --root."
 _VALIDITY: Final = "nvidia.rim.validity"
 _VERSION: Final = "nvidia.rim.version"
 _REISSUED: Final = "nvidia.measurement.reissued"
@@ -271,6 +273,8 @@ def _examine(
     )
     outcome.checks += found.checks
     outcome.error = found.error
+    if isinstance(found.error, ChainError) and found.error.check == _ROOT and not given.roots.simulated:
+        outcome.error = ChainError(found.error.message, advice=_DEVELOPMENT, check=_ROOT)
     if found.verified is not None and device.arch not in ("", str(found.verified.architecture)):
         outcome.error = ChainError(
             f"The evidence says {device.arch}, and the certificates say {found.verified.architecture}.",

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 import click
 
+from sealroom.appraisal import CHECKS as APPRAISAL_CHECKS
 from sealroom.appraisal import VerifiedGpu, appraise_devices
 from sealroom.cli._arguments import (
     Expectations,
@@ -305,8 +306,12 @@ def _appraisal_error(result: AttestationResult) -> Error | None:
     failures = result.failures
     if not failures:
         return AppraisalError(f"The appraisal says {result.tier}.")
+    first = failures[0]
+    known = APPRAISAL_CHECKS.get(first.check)
     return AppraisalError(
-        f"The evidence is genuine and not acceptable: {failures[0].sentence}", check=failures[0].check
+        f"The evidence is genuine and not acceptable: {first.sentence}",
+        advice=known.operator if known else "",
+        check=first.check,
     )
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import base64
 import re
+import shlex
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from sealroom import testing
+from sealroom.cli import run
 from sealroom.cli.common import EXIT_OK, EXIT_REFUSED, EXIT_UNCHECKED, EXIT_USAGE
 from sealroom.collateral.nvidia import RimFetcher
 from sealroom.collateral.store import Store
@@ -62,6 +65,7 @@ def test_simulated_evidence_without_its_root_is_refused(bench: Bench) -> None:
 
     assert status == EXIT_REFUSED
     assert "nvidia.chain.root" in printed
+    assert "name its development roots with --root" in printed
     assert "SIMULATED" not in printed
 
 
@@ -485,3 +489,24 @@ def test_the_tables_fit_a_terminal_and_no_id_is_broken(
     assert f" {header} " in tables
     for check in (*REPORT_CHECKS, *COMPARED, "nvidia.measurement.reissued"):
         assert check in tables
+
+
+# --- the how-to ---
+
+
+def test_the_how_to_does_what_it_says(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[4] / "docs" / "howto" / "verify-yourself.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    command = next(one for one in re.findall(r"\$ (sealroom .*?)\n```", page, re.S) if "gpus.json" in one)
+    monkeypatch.chdir(bench.directory)
+
+    exec(compile(program, "verify-yourself.md", "exec"), {})
+    status = run(shlex.split(command.replace("\\\n", " "))[1:])
+
+    assert status == EXIT_OK
+    printed = capsys.readouterr().out.splitlines()[-3:]
+    (promised,) = re.findall(r"```text\n(.*?)```", page, re.S)
+    for line, said in zip(printed, promised.splitlines(), strict=True):
+        assert line.startswith(said.removesuffix("…"))
