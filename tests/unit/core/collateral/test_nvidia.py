@@ -145,7 +145,7 @@ def test_damaged_manifest_is_noticed_and_fetched_again(
 ) -> None:
     data = rims.rim(DRIVER, roots=roots)
     name = next(name for name in store.names() if name.endswith(".xml"))
-    (store.path / name).write_bytes(data.replace(b"active", b"passiv", 1))
+    (store.path / name).write_bytes(data.replace(b"active", b"absent", 1))
     assert rims.rim(DRIVER, roots=roots) == data
     assert store.read(name) == data
     assert len(service.requests) == 2
