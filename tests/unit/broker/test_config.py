@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from sealroom.errors import ConfigurationError
-from sealroom_broker.config import Config, load_config, split_address
+from sealroom_broker.config import Config, Postgresql, load_config, split_address
+from sealroom_broker.database import PostgresqlDatabase
 from sealroom_broker.setup import Plan, initialise, render
 
 MINIMAL = 'mode = "production"\n'
@@ -130,3 +132,44 @@ def test_init_of_production_with_a_development_root(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="must not have a development root"):
         initialise(tmp_path / "b", Plan(mode="production", development_root=tmp_path / "ark.pem"))
     assert not (tmp_path / "b").exists()
+
+
+# --- database, certificate, watchers, proxies
+
+POSTGRESQL = "[postgresql]\nurl = "
+
+
+def test_paths_of_operation_are_relative_to_the_file(tmp_path: Path) -> None:
+    text = MINIMAL + '[tls]\ncertificate = "b.crt"\nkey = "b.key"\n[metrics]\ntoken = "m"\n'
+    config = load(tmp_path, text + POSTGRESQL + '"postgresql://u@h/d"\npassword = "p"\n')
+    assert config.tls is not None
+    assert config.postgresql is not None
+    assert (config.tls.certificate, config.tls.key) == (tmp_path / "b.crt", tmp_path / "b.key")
+    assert (config.metrics.token, config.postgresql.password) == (tmp_path / "m", tmp_path / "p")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://u:secret@h/d", "postgresql://h/d?password=secret", "mysql://h/d", "postgresql://h", "d"],
+)
+def test_address_of_a_database_that_is_none_or_has_a_password(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ConfigurationError, match="postgresql"):
+        load(tmp_path, MINIMAL + POSTGRESQL + f'"{url}"\n')
+
+
+def test_proxy_that_is_no_network(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="does not appear to be an IPv4 or IPv6 network"):
+        load(tmp_path, MINIMAL + 'trusted_proxies = ["everybody"]\n')
+
+
+def test_plan_with_postgresql_names_no_file(tmp_path: Path) -> None:
+    config = load(tmp_path, render(Plan(mode="production", postgresql="postgresql://u@h/d"), tmp_path))
+    assert config.postgresql is not None
+    assert (config.postgresql.url, config.log) == ("postgresql://u@h/d", "json")
+
+
+def test_driver_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ConfigurationError, match="not installed") as caught:
+        PostgresqlDatabase(Postgresql(url="postgresql://u@h/d"))
+    assert "sealroom-broker[postgres]" in caught.value.advice

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import logging
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from sealroom.crypt4gh import SecretKey
+from sealroom.errors import StorageError
 from sealroom_broker.app import create_app
 from sealroom_broker.config import Limits
 from sealroom_broker.limits import RateLimit
@@ -103,8 +105,51 @@ def test_every_answer_has_the_headers_that_protect_it(world: World) -> None:
         headers = world.http().get(path).headers
         assert headers["cache-control"] == "no-store"
         assert headers["x-content-type-options"] == "nosniff"
-        assert "default-src 'none'" in headers["content-security-policy"]
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert "strict-transport-security" not in headers
         assert len(headers["x-request-id"]) == 16
+
+
+def test_pages_style_is_the_one_that_its_policy_allows(world: World) -> None:
+    answer = world.http().get("/")
+    style = answer.text.partition("<style>")[2].partition("</style>")[0]
+    assert (
+        f"style-src 'sha256-{b64(hashlib.sha256(style.encode()).digest())}'"
+        in answer.headers["content-security-policy"]
+    )
+
+
+def test_cookie_behind_a_proxy_that_ends_tls_is_secure(world: World) -> None:
+    http = world.http()
+    http.base_url = "https://broker.test"
+    answer = http.post("/kbs/v0/auth", json={"version": "0.4.0", "tee": "snp", "extra-params": ""})
+    assert "; Secure" in answer.headers["set-cookie"]
+    assert answer.headers["strict-transport-security"].startswith("max-age=")
+
+
+def test_database_that_fails_is_a_clear_refusal_with_advice(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise StorageError("disk I/O error")
+
+    monkeypatch.setattr(Sessions, "begin", fail)
+    answer = world.http().post("/kbs/v0/auth", json={"version": "0.4.0", "tee": "snp", "extra-params": ""})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert answer.json()["reasons"][0]["code"] == "broker.storage"
+    assert "try again" in answer.json()["detail"]
+    assert "I/O" not in answer.text
+
+
+def test_ready(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = dict.fromkeys(("stopping", "database", "log", "kek", "disk"), "ok")
+    assert world.http().get("/readyz").json() == {"status": "ready", "checks": checks}
+    monkeypatch.setattr("sealroom_broker.health.os.access", lambda *_: False)
+    answer = world.http().get("/readyz")
+    assert (answer.status_code, answer.json()["checks"]) == (503, checks | {"log": "failed"})
 
 
 def test_inner_error_says_nothing_but_its_id(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

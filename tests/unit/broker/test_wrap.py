@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sealroom.errors import ConfigurationError, StorageError
 from sealroom_broker.files import create_private, read_private
-from sealroom_broker.wrap import FileKeyWrap
+from sealroom_broker.wrap import FileKeyWrap, new_key, read_keys, write_keys
 
 KEY = bytes(range(32))
 WRAP = FileKeyWrap(KEY)
@@ -93,3 +93,55 @@ def test_private_file_is_never_replaced(tmp_path: Path) -> None:
         create_private(tmp_path / "f", b"second")
     assert read_private(tmp_path / "f", "The file") == b"first"
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+# --- two keys, while they are rotated
+
+
+def test_first_key_wraps_and_both_unwrap() -> None:
+    both = FileKeyWrap(bytes(32), KEY)
+    assert both.unwrap(WRAP.wrap(b"secret", context="c"), context="c") == b"secret"
+    assert FileKeyWrap(bytes(32)).unwrap(both.wrap(b"secret", context="c"), context="c") == b"secret"
+
+
+def test_key_that_another_process_put_first_is_used_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "kek.key"
+    running = FileKeyWrap.create(path)
+    old = running.wrap(b"old", context="c")
+    write_keys(path, [new_key(), *read_keys(path)])
+    new = running.wrap(b"new", context="c")
+    assert new[:9] != old[:9]
+    assert (running.unwrap(old, context="c"), running.unwrap(new, context="c")) == (b"old", b"new")
+
+
+def test_key_that_another_process_wrapped_with_is_looked_for(tmp_path: Path) -> None:
+    path = tmp_path / "kek.key"
+    running = FileKeyWrap.create(path)
+    running.wrap(b"x", context="c")
+    write_keys(path, [new_key(), *read_keys(path)])
+    assert running.unwrap(FileKeyWrap.load(path).wrap(b"new", context="c"), context="c") == b"new"
+
+
+def test_key_file_that_is_gone_wraps_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "kek.key"
+    running = FileKeyWrap.create(path)
+    running.wrap(b"x", context="c")
+    path.unlink()
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        running.wrap(b"secret", context="c")
+
+
+def test_key_file_with_three_keys(tmp_path: Path) -> None:
+    path = tmp_path / "kek.key"
+    write_keys(path, [new_key() for _ in range(3)])
+    with pytest.raises(ConfigurationError, match="has 3 keys"):
+        FileKeyWrap.load(path)
+
+
+def test_replaced_file_is_private_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "kek.key"
+    FileKeyWrap.create(path)
+    write_keys(path, [KEY])
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [one.name for one in tmp_path.iterdir()] == ["kek.key"]
+    assert read_keys(path) == [KEY]

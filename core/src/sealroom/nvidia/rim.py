@@ -278,6 +278,9 @@ def _check_encoding(xml: bytes) -> None:
         xml.decode("utf-8")
     except UnicodeDecodeError:
         raise _bad("It is not in UTF-8.") from None
+    # No character of XML, and every second byte of English in UTF-16.
+    if b"\0" in xml:
+        raise _bad("It holds a zero byte, so it is not in UTF-8.")
     if declared is not None and declared.group(1).lower() != b"utf-8":
         raise _bad("It says that it is in another encoding than UTF-8.")
 

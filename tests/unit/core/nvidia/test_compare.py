@@ -220,6 +220,38 @@ def test_two_manifests_of_one_version_without_a_common_index() -> None:
     assert outcome(results, COLLISION) is Outcome.FAILED
 
 
+def test_two_manifests_of_one_version_with_other_indices_are_two_opinions_all_the_same() -> None:
+    none: dict[int, tuple[bytes, ...]] = dict.fromkeys(GPU.model.vbios_indices, ())
+    disjoint = rim(GPU, "vbios", values={**none, 50: (OTHER,)})
+    assert not disjoint.measurements.keys() & rims()[1].measurements.keys()
+
+    results = compared(verify(), [*rims(), disjoint])
+
+    assert outcome(results, COLLISION) is Outcome.FAILED
+    assert "of one version and differ" in detail(results, COLLISION)
+    assert outcome(results, VALUES) is Outcome.NOT_ASKED
+
+
+def test_manifest_with_another_byte_after_it_is_another_file() -> None:
+    again = verify_rim(GPU.driver_rim + b"\n", roots=development(), at=testing.NOW)
+    assert outcome(compared(verify(), [*rims(), again]), COLLISION) is Outcome.FAILED
+
+
+@pytest.mark.parametrize(("mine", "theirs"), [("HOPPER", "BLACKWELL"), ("BLACKWELL", "HOPPER")])
+def test_manifests_of_another_device(mine: Any, theirs: Any) -> None:
+    """Both have one driver's version; neither the values nor the VBIOS's version fit."""
+    results = compared(verify(testing.gpu(mine)), rims(testing.gpu(theirs)))
+    failed = {result.id for result in results if result.outcome is Outcome.FAILED}
+    assert {VERSION, PRESENT, VALUES} <= failed
+
+
+def test_manifests_of_a_gpu_for_a_switch() -> None:
+    results = compared(verify(testing.gpu("LS10")), rims())
+    assert outcome(results, VERSION) is Outcome.FAILED
+    assert outcome(results, PRESENT) is Outcome.FAILED
+    assert "the device names no driver" in detail(results, VERSION)
+
+
 def test_manifest_of_the_same_driver_for_another_chip_is_not_taken() -> None:
     blackwell = testing.gpu("BLACKWELL")
     results = compared(verify(), [rim(blackwell, "driver"), *rims()])

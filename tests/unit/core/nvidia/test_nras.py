@@ -203,6 +203,48 @@ def test_token_with_a_changed_part(which: str, part: int) -> None:
         verify(json.dumps([["JWT", overall], tokens]).encode())
 
 
+@pytest.mark.parametrize("which", ["overall", "device"])
+@pytest.mark.parametrize("algorithm", ["none", "NONE", "", 7, None, "HS384", "ES256", "es384"])
+def test_header_that_names_another_algorithm(which: str, algorithm: object) -> None:
+    (_, overall), tokens = json.loads(answer())
+    parts = (overall if which == "overall" else tokens["GPU-0"]).split(".")
+    raw = json.dumps({"kid": "ours", "alg": algorithm}).encode()
+    changed = ".".join((base64.urlsafe_b64encode(raw).rstrip(b"=").decode(), *parts[1:]))
+    pair = [["JWT", changed], tokens] if which == "overall" else [["JWT", overall], {"GPU-0": changed}]
+    error = error_of(lambda: verify(json.dumps(pair).encode()))
+    assert error is not None
+    assert error.check == TOKEN
+
+
+def test_critical_header_that_is_not_known() -> None:
+    data = answer(header={"kid": "ours", "crit": ["x"], "x": 1})
+    error = error_of(lambda: verify(data))
+    assert error is not None
+    assert error.check == TOKEN
+
+
+def test_key_of_another_kind_under_the_right_name_is_none() -> None:
+    secret = {"kty": "oct", "kid": "ours", "k": "AAAA", "alg": "HS384"}
+    refused(ChainError, TOKEN, lambda: verify(answer(), jwks={"keys": [secret]}))
+
+
+def test_key_on_another_curve_under_the_right_name() -> None:
+    weak = ear.jwks({"ours": key()})["keys"][0]
+    other = jwt.algorithms.ECAlgorithm.to_jwk(
+        ec.generate_private_key(ec.SECP256R1()).public_key(), as_dict=True
+    )
+    error = error_of(lambda: verify(answer(), jwks={"keys": [{**other, "kid": "ours", "alg": weak["alg"]}]}))
+    assert error is not None
+    assert error.check == TOKEN
+
+
+@pytest.mark.parametrize("size", [0, 31, 33, 64])
+def test_nonce_of_another_size_is_misuse(size: int) -> None:
+    """An empty one would be answered by a token without any."""
+    with pytest.raises(ValueError, match="32 bytes"):
+        verify(answer(overall={"eat_nonce": ""}, device={"eat_nonce": ""}), nonce=bytes(size))
+
+
 # --- time
 
 
@@ -335,3 +377,58 @@ def test_no_document_raises_anything_else(document: object) -> None:
 def test_no_claim_raises_anything_else(name: str, value: object) -> None:
     error = error_of(lambda: verify(answer(overall={name: value})))
     assert error is None or error.check.startswith("nvidia.nras.")
+
+
+def raw_token(payload: bytes, header: bytes = b'{"alg":"ES384","kid":"ours"}') -> str:
+    """Return a token with these bytes as they are, signed well."""
+    parts = [base64.urlsafe_b64encode(part).rstrip(b"=") for part in (header, payload)]
+    signature = jwt.algorithms.ECAlgorithm(jwt.algorithms.ECAlgorithm.SHA384).sign(b".".join(parts), key())
+    return b".".join([*parts, base64.urlsafe_b64encode(signature).rstrip(b"=")]).decode()
+
+
+HUGE = b"9" * 5000
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"\xff", id="no text"),
+        pytest.param(b"[]", id="a list"),
+        pytest.param(b"7", id="a number"),
+        pytest.param(HUGE, id="a huge number"),
+        pytest.param(b'{"exp": ' + HUGE + b"}", id="a huge time"),
+        pytest.param(b'{"exp": NaN, "iat": NaN, "iss": "' + ISSUER.encode() + b'"}', id="no number"),
+        pytest.param(b'{"exp": Infinity, "iat": 0, "iss": "' + ISSUER.encode() + b'"}', id="for ever"),
+        pytest.param(b"[" * 100_000, id="deep"),
+        pytest.param(b'{"a":' * 100_000, id="deep objects"),
+        pytest.param(b'{"iss": "\\ud800", "exp": 1, "iat": 1}', id="half a character"),
+    ],
+)
+def test_payload_that_is_signed_and_says_nothing_sensible(payload: bytes) -> None:
+    about = raw_token(payload)
+    for data in ([["JWT", about], {"GPU-0": about}], [["JWT", token(COMMON)], {"GPU-0": about}]):
+        error = error_of(lambda data=data: verify(json.dumps(data).encode()))  # type: ignore[misc]
+        assert error is not None
+        assert error.check == TOKEN
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param(b"[" * 100_000, id="deep"),
+        pytest.param(HUGE, id="a huge number"),
+        pytest.param(b'{"kid": ' + HUGE + b"}", id="a huge number in it"),
+        pytest.param(b'{"kid": "\\ud800"}', id="half a character"),
+        pytest.param(b"\xff", id="no text"),
+    ],
+)
+def test_header_that_says_nothing_sensible(header: bytes) -> None:
+    about = raw_token(b"{}", header)
+    error = error_of(lambda: verify(json.dumps([["JWT", about], {"GPU-0": about}]).encode()))
+    assert error is not None
+    assert error.check == TOKEN
+
+
+def test_document_with_a_huge_number() -> None:
+    refused(FormatError, TOKEN, lambda: verify(b'[["JWT", ' + HUGE + b'], {"GPU-0": "x"}]'))

@@ -18,7 +18,14 @@ from hypothesis import strategies as st
 from sealroom import testing
 from sealroom.checks import Outcome, Trail
 from sealroom.errors import Error, FormatError, RevocationUnavailableError, RevokedError, SignatureError
-from sealroom.nvidia import OcspPolicy, VerifiedDevice, VerifiedRim, clear_rim_cache, verify_rim
+from sealroom.nvidia import (
+    OcspPolicy,
+    VerifiedDevice,
+    VerifiedRim,
+    clear_rim_cache,
+    verify_rim,
+    with_revocation,
+)
 from sealroom.nvidia.certificates import Certificate
 from sealroom.nvidia.ocsp import MAX_ANSWER, MAX_ANSWERS, Answer, check_revocation
 from sealroom.simulated.gpu_certificates import EcAuthority
@@ -216,6 +223,39 @@ def test_revocation_is_asked_again_about_a_manifest_that_is_remembered() -> None
     answers = GPU.rim_ocsp(at=AT, statuses={0: "revoked"})
     with pytest.raises(RevokedError):
         verify_rim(GPU.driver_rim, roots=development(), at=AT, ocsp=answers, ocsp_policy=SOFT)
+
+
+# --- asked about afterwards
+
+
+def test_revocation_may_be_asked_about_afterwards() -> None:
+    before = device([], OFF)
+    after = with_revocation(before, ocsp=GOOD, ocsp_policy=REQUIRED)
+
+    assert outcome(before.checks, CHAIN) is Outcome.NOT_ASKED
+    assert outcome(after.checks, CHAIN) is Outcome.PASSED
+    assert [one.id for one in after.checks] == [one.id for one in before.checks]
+    assert (after.report, after.chain, after.ueid, after.at) == (
+        before.report,
+        before.chain,
+        before.ueid,
+        before.at,
+    )
+
+
+@pytest.mark.parametrize(
+    ("answers", "policy", "kind"),
+    [
+        (GPU.ocsp(at=AT, statuses={1: "revoked"}), SOFT, RevokedError),
+        (GPU.ocsp(at=AT - timedelta(days=2)), REQUIRED, RevocationUnavailableError),
+        ([], REQUIRED, RevocationUnavailableError),
+    ],
+)
+def test_revocation_that_is_asked_about_afterwards_refuses_as_well(
+    answers: Sequence[bytes], policy: OcspPolicy, kind: type[Error]
+) -> None:
+    before = device([], OFF)
+    refused(kind, CHAIN, lambda: with_revocation(before, ocsp=answers, ocsp_policy=policy))
 
 
 # --- who signed

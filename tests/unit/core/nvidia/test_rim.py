@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any
 
@@ -32,7 +32,7 @@ from signxml.algorithms import (
     SignatureMethod,
 )
 from signxml.signer import XMLSigner
-from support.nvidia import development, error_of, outcome, refused, reissue
+from support.nvidia import detail, development, error_of, outcome, refused, reissue
 
 GPU = testing.gpu()
 ROOT = testing.gpu_root()
@@ -133,6 +133,18 @@ def test_signer_that_has_ended_is_accepted_where_that_is_allowed_and_the_result_
     at = testing.NOW + timedelta(days=1000)
     found = verify(GPU.driver_rim, at, allow_expired=True)
     assert outcome(found.checks, "nvidia.rim.validity") is Outcome.NOT_ASKED
+
+
+def test_issuer_that_has_ended_is_not_accepted_where_a_signer_is() -> None:
+    at = testing.NOW + timedelta(days=5000)
+    refused(ExpiredError, "nvidia.rim.validity", lambda: verify(GPU.driver_rim, at, allow_expired=True))
+
+
+def test_reference_time_in_another_zone_is_told_in_utc() -> None:
+    zone = timezone(timedelta(hours=9))
+    found = verify(GPU.driver_rim, testing.NOW.astimezone(zone))
+    assert found.at == testing.NOW
+    assert f"{testing.NOW:%Y-%m-%d %H:%M:%S} UTC" in detail(found.checks, "nvidia.rim.validity")
 
 
 def test_signer_that_has_not_begun_is_never_accepted() -> None:

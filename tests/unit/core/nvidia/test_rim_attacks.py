@@ -356,7 +356,7 @@ def test_the_same_document_written_otherwise_is_the_same(old: bytes, new: bytes)
 # --- encodings
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32", "utf-8-sig", "cp037"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig", "cp037"])
 def test_document_type_in_another_encoding(encoding: str) -> None:
     text = f"<?xml version='1.0'?><!DOCTYPE SoftwareIdentity [<!ENTITY a 'b'>]>{GOOD.decode()}"
     refused(FormatError, FORMAT, lambda: verify(text.encode(encoding)))

@@ -221,3 +221,18 @@ def test_importing_pulls_in_no_xml_and_no_http() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
+
+
+# --- which firmware id is asked for
+
+
+def test_switch_reports_no_firmware_id_and_the_result_says_so() -> None:
+    checks = verify(testing.gpu("LS10", reported_fwid=None)).checks
+    assert outcome(checks, "nvidia.report.fwid") is Outcome.NOT_ASKED
+    assert "switch" in detail(checks, "nvidia.report.fwid")
+
+
+def test_certificate_with_a_firmware_id_that_the_report_does_not_name() -> None:
+    """Reports of driver 535 and of switches are so; the report is signed, so nobody took it away."""
+    checks = verify(report=GPU.report(NONCE, opaque={20: None})).checks
+    assert outcome(checks, "nvidia.report.fwid") is Outcome.NOT_ASKED
