@@ -124,10 +124,14 @@ class DeviceReport:
 
     @property
     def feature(self) -> str | None:
-        """Mode: `SPT`, `MPT` or `PPCIE`; None if the report names none or one that is unknown here."""
+        """Mode: `SPT`, `MPT` or `PPCIE`; None if the report names none or one that is unknown here.
+
+        Drivers before 580 name no mode, and say of protected PCIe only whether it is on (0xAA).
+        """
         value = self.opaque.get(OpaqueType.FEATURE_FLAG)
         if value is None:
-            return None
+            protected = self.opaque.get(OpaqueType.PROTECTED_PCIE_STATUS) == b"\xaa"
+            return Feature.PPCIE.name if protected else None
         number = int.from_bytes(value, "little")
         return Feature(number).name if number in set(Feature) else None
 

@@ -84,6 +84,12 @@ def test_mode(feature: Any) -> None:
     assert DeviceReport.from_bytes(testing.gpu(feature=feature).report(NONCE)).feature == feature
 
 
+@pytest.mark.parametrize(("status", "mode"), [(b"\xaa", "PPCIE"), (b"\x55", None)])
+def test_driver_without_a_mode_says_whether_protected_pcie_is_on(status: bytes, mode: str | None) -> None:
+    raw = testing.gpu(feature=None).report(NONCE, opaque={OpaqueType.PROTECTED_PCIE_STATUS: status})
+    assert DeviceReport.from_bytes(raw).feature == mode
+
+
 def test_mode_that_is_not_known_is_none() -> None:
     raw = testing.gpu().report(NONCE, opaque={OpaqueType.FEATURE_FLAG: b"\7\0"})
     assert DeviceReport.from_bytes(raw).feature is None
