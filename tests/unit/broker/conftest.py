@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from support.brokers import World
 from support.brokers import world as open_world
+from support.postgres import Postgres
 
 ON_BOTH = ("test_admin", "test_protocol", "test_release", "test_store")
 """Modules whose tests run with a SQLite file and with a PostgreSQL server."""
@@ -20,12 +21,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def database(request: pytest.FixtureRequest) -> str:
+def database(request: pytest.FixtureRequest) -> Iterator[str]:
     """Return the address of an empty PostgreSQL database; empty for a SQLite file."""
     if getattr(request, "param", "sqlite") == "sqlite":
-        return ""
-    url: str = request.getfixturevalue("postgres").create()
-    return url
+        yield ""
+        return
+    server: Postgres = request.getfixturevalue("postgres")
+    url = server.create()
+    yield url
+    server.give_back(url)
 
 
 @pytest.fixture
