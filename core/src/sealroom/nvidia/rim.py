@@ -21,11 +21,9 @@ import base64
 import binascii
 import hashlib
 import re
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass
 from datetime import UTC, datetime
-from threading import Lock
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
@@ -34,6 +32,7 @@ from sealroom.errors import ExpiredError, FormatError, SignatureError
 from sealroom.nvidia.certificates import RIM, Certificate, build_chain, check_times
 from sealroom.nvidia.ocsp import OcspPolicy, check_revocation
 from sealroom.nvidia.roots import NvidiaRoots
+from sealroom.remember import Memory
 
 MAX_MANIFEST: Final = 1 << 20
 """Longest manifest in bytes; one has about 30 KiB."""
@@ -114,32 +113,7 @@ class _Content:
     checks: tuple[CheckResult, ...]
 
 
-class _Cache:
-    """Remembers manifests with a verified signature, the least recently used going first."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._known: OrderedDict[tuple[str, str], _Content] = OrderedDict()
-
-    def get(self, key: tuple[str, str]) -> _Content | None:
-        with self._lock:
-            found = self._known.get(key)
-            if found is not None:
-                self._known.move_to_end(key)
-            return found
-
-    def put(self, key: tuple[str, str], content: _Content) -> None:
-        with self._lock:
-            self._known[key] = content
-            while len(self._known) > MAX_CACHED:
-                self._known.popitem(last=False)
-
-    def clear(self) -> None:
-        with self._lock:
-            self._known.clear()
-
-
-_KNOWN: Final = _Cache()
+_KNOWN: Final[Memory[tuple[str, str], _Content]] = Memory(MAX_CACHED)
 
 
 def clear_rim_cache() -> None:

@@ -19,11 +19,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
 from datetime import UTC, datetime
-from threading import Lock
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -40,6 +38,7 @@ from sealroom.nvidia.ocsp import OcspPolicy, check_revocation
 from sealroom.nvidia.opaque import Architecture
 from sealroom.nvidia.roots import NvidiaRoots
 from sealroom.nvidia.spdm import DeviceReport
+from sealroom.remember import Memory
 
 NONCE_SIZE: Final = 32
 MAX_CACHED_CHAINS: Final = 1024
@@ -321,33 +320,7 @@ _Key = tuple[str | bytes, ...]
 _Known = tuple[tuple[Certificate, ...], tuple[CheckResult, ...]]
 
 
-class _ChainCache:
-    """Remembers verified chains, the least recently used going first."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._chains: OrderedDict[_Key, _Known]
-        self._chains = OrderedDict()
-
-    def get(self, key: _Key) -> _Known | None:
-        with self._lock:
-            found = self._chains.get(key)
-            if found is not None:
-                self._chains.move_to_end(key)
-            return found
-
-    def put(self, key: _Key, chain: tuple[Certificate, ...], results: tuple[CheckResult, ...]) -> None:
-        with self._lock:
-            self._chains[key] = (chain, results)
-            while len(self._chains) > MAX_CACHED_CHAINS:
-                self._chains.popitem(last=False)
-
-    def clear(self) -> None:
-        with self._lock:
-            self._chains.clear()
-
-
-_CHAINS: Final = _ChainCache()
+_CHAINS: Final[Memory[_Key, _Known]] = Memory(MAX_CACHED_CHAINS)
 
 
 def clear_device_cache() -> None:
@@ -371,5 +344,5 @@ def _verified_chain(given: Sequence[bytes], roots: NvidiaRoots, trail: Trail) ->
             check="nvidia.chain.present",
         )
     trail.passed("nvidia.chain.present", f"{len(certificates)} certificates")
-    _CHAINS.put(key, chain, tuple(trail.results[start:]))
+    _CHAINS.put(key, (chain, tuple(trail.results[start:])))
     return chain

@@ -19,14 +19,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass
 from datetime import UTC, datetime
-from threading import Lock
 from typing import Final
 
 from sealroom.errors import BindingError, ChainError, Error, FormatError, SignatureError, VerificationError
+from sealroom.remember import Memory
 from sealroom.snp.certificates import CaCertificate, Vek, VekKind
 from sealroom.snp.checks import CHECKS, REPORT_CHECKS, CheckResult, Outcome, Trail
 from sealroom.snp.crl import check_revocation
@@ -271,38 +270,7 @@ _ChainKey = tuple[str | bytes, ...]
 """Fingerprint of the roots, then SHA-256 of the endorsement certificate and of each that came along."""
 
 
-class _ChainCache:
-    """Remembers verified chains, the least recently used going first."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._lock = Lock()
-        self._chains: OrderedDict[_ChainKey, tuple[VerifiedChain, tuple[CheckResult, ...]]] = OrderedDict()
-
-    def get(self, key: _ChainKey) -> tuple[VerifiedChain, tuple[CheckResult, ...]] | None:
-        with self._lock:
-            found = self._chains.get(key)
-            if found is not None:
-                self._chains.move_to_end(key)
-            return found
-
-    def put(
-        self,
-        key: _ChainKey,
-        chain: VerifiedChain,
-        results: tuple[CheckResult, ...],
-    ) -> None:
-        with self._lock:
-            self._chains[key] = (chain, results)
-            while len(self._chains) > self._size:
-                self._chains.popitem(last=False)
-
-    def clear(self) -> None:
-        with self._lock:
-            self._chains.clear()
-
-
-_CHAINS: Final = _ChainCache(MAX_CACHED_CHAINS)
+_CHAINS: Final[Memory[_ChainKey, tuple[VerifiedChain, tuple[CheckResult, ...]]]] = Memory(MAX_CACHED_CHAINS)
 
 
 def clear_chain_cache() -> None:
@@ -325,7 +293,7 @@ def _verified_chain(vek: bytes, roots: Roots, extra: Sequence[bytes], trail: Tra
         return known[0]
     start = len(trail.results)
     chain = _build_chain(vek, roots, given, trail)
-    _CHAINS.put(key, chain, tuple(trail.results[start:]))
+    _CHAINS.put(key, (chain, tuple(trail.results[start:])))
     return chain
 
 

@@ -22,6 +22,7 @@ from sealroom.errors import ChainError, Error, ExpiredError, FormatError, NotYet
 from sealroom.nvidia import NvidiaRoots, VerifiedRim, clear_rim_cache, verify_rim
 from sealroom.nvidia import rim as rim_module
 from sealroom.nvidia.rim import MAX_MANIFEST
+from sealroom.remember import Memory
 from sealroom.simulated.gpu_certificates import EcAuthority, Life
 from sealroom.simulated.gpu_rim import sign_rim, unsigned_rim
 from sealroom.simulated.gpu_root import SIGNER_LIFE
@@ -486,7 +487,7 @@ def test_manifest_that_is_remembered_counts_under_its_roots_alone() -> None:
 
 
 def test_what_is_remembered_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rim_module, "MAX_CACHED", 2)
+    monkeypatch.setattr(rim_module, "_KNOWN", Memory(2))
     verify(GPU.driver_rim)
     for number in range(3):
         verify_rim(signed(PLAIN) + b" " * number, roots=development(), at=testing.NOW)
