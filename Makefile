@@ -6,7 +6,7 @@
 #   SEALROOM_PORT  the hub's port                              (8000)
 #   SEALROOM_BIND  the hub's address; 127.0.0.1 unless asked   (127.0.0.1)
 #   SEALROOM_DATA  folder with data that cannot be downloaded
-#   ARGS           more arguments for `make test`'s pytest
+#   ARGS           more arguments for `make test`'s pytest, or for `make bench` (names of benchmarks, --full)
 
 PYTHON ?= python3
 BOOTSTRAP = $(PYTHON) tools/bootstrap.py

@@ -53,3 +53,13 @@ def test_the_core_wheel_holds_amds_roots(tmp_path: Path) -> None:
     with build("core", tmp_path) as wheel:
         roots = [name for name in wheel.namelist() if "/snp/roots/" in name]
         assert len([name for name in roots if name.endswith((".der", ".pem"))]) >= 9
+
+
+def test_the_broker_wheel_holds_its_pages(tmp_path: Path) -> None:
+    with build("broker", tmp_path) as wheel:
+        names = set(wheel.namelist())
+    folder = REPOSITORY / "broker" / "src" / "sealroom_broker"
+    for kind in ("templates", "static"):
+        files = {f"sealroom_broker/{kind}/{path.name}" for path in (folder / kind).iterdir()}
+        assert files
+        assert files <= names

@@ -107,6 +107,29 @@ class Postgres:
             self._process.wait(PATIENCE)
             self._process = None
 
+    def freeze(self) -> None:
+        """Stop all its processes where they are, as a machine that hangs does."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        for pid in self._children():
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        for pid in self._children():
+            os.kill(pid, signal.SIGCONT)
+        self._process.send_signal(signal.SIGCONT)
+
+    def _children(self) -> list[int]:
+        assert self._process is not None
+        return [
+            int(pid)
+            for pid in Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+            .read_text()
+            .split()
+        ]
+
     def create(self) -> str:
         """Return the address of an empty database."""
         if self._free:

@@ -16,16 +16,19 @@ from sealroom.datasets.agent import AgentClient
 from sealroom.datasets.manifest import Manifest
 from sealroom.datasets.messages import (
     DatasetInfo,
+    ExplanationInfo,
     FileInfo,
     PersonInfo,
     RecordInfo,
+    RequestInfo,
+    RuleInfo,
     ServerStatus,
     TermInfo,
 )
 from sealroom.datasets.seal import Description
 from sealroom.datasets.store import DatasetDirectory
 from sealroom.datasets.vault import Vault
-from sealroom.errors import AccessDeniedError
+from sealroom.errors import AccessDeniedError, ProtocolError
 
 CREATED = datetime(2026, 11, 2, 10, 0, tzinfo=UTC)
 DESCRIPTION = Description(
@@ -106,6 +109,8 @@ class Backend:
         self.refusal: AccessDeniedError | None = None
         self.asked: list[tuple[str, str]] = []
         self.on_read: Callable[[], None] = lambda: None
+        self.asks = [TermInfo(code="DUO:0000042", label="general research use")]
+        self.requested: list[RequestInfo] = []
 
     def info(self) -> DatasetInfo:
         manifest = self.sealed.manifest
@@ -116,6 +121,7 @@ class Backend:
             size=manifest.size,
             files=len(manifest.files),
             purposes=tuple(self.purposes),
+            asks=tuple(self.asks),
             purpose=self.purposes[0] if self.vault.holds(manifest.id) else None,
             state="unlocked" if self.vault.holds(manifest.id) else "locked",
         )
@@ -152,6 +158,59 @@ class Backend:
             audit_index=7,
             audit_leaf="ab" * 32,
         )
+
+    def explain(self, dataset: str, purpose: str) -> ExplanationInfo:
+        self._known(dataset)
+        allowed = bool(self.purposes)
+        rules = (
+            RuleInfo(code="person.none", outcome="passed", sentence="You are Rosalind."),
+            RuleInfo(
+                code="grant.none",
+                outcome="passed" if allowed else "failed",
+                sentence="You have a grant." if allowed else "You have <no> grant.",
+            ),
+            RuleInfo(code="grant.servers", outcome="not_reached", sentence="Only so many servers at once."),
+        )
+        return ExplanationInfo(
+            dataset=dataset,
+            title=self.sealed.manifest.title,
+            purpose=TermInfo(code=purpose, label="general research use") if purpose else None,
+            allowed=allowed,
+            rules=rules,
+            ask="" if allowed else self.sealed.manifest.contact,
+        )
+
+    def request(self, dataset: str, purpose: str, reason: str, until: datetime | None) -> RequestInfo:
+        self._known(dataset)
+        if self.refusal is not None:
+            raise self.refusal
+        made = RequestInfo(
+            id=f"request-{len(self.requested) + 1}",
+            dataset=dataset,
+            title=self.sealed.manifest.title,
+            purpose=TermInfo(code=purpose, label="general research use"),
+            reason=reason,
+            until=until,
+            created=CREATED,
+            person=PersonInfo(subject="rosalind", name="Rosalind", issuer="hub"),
+            state="open",
+        )
+        self.requested.insert(0, made)
+        return made
+
+    def requests(self) -> Sequence[RequestInfo]:
+        return self.requested
+
+    def take_back(self, request: str) -> RequestInfo:
+        for index, one in enumerate(self.requested):
+            if one.id == request and one.state == "open":
+                self.requested[index] = one.model_copy(update={"state": "withdrawn", "answered": CREATED})
+                return self.requested[index]
+        raise ProtocolError("There is no such request, or it was answered already.")
+
+    def _known(self, dataset: str) -> None:
+        if dataset != self.sealed.manifest.id:
+            raise ProtocolError(f"There is no dataset {dataset}.")
 
 
 def read_in_child(client: AgentClient, queue: Any) -> None:

@@ -56,3 +56,16 @@ def test_no_page_names_a_command_that_does_not_exist() -> None:
     for page in PAGES:
         for command in re.findall(r"(?:`|\$ )sealroom ([a-z]+)", page.read_text()):
             assert command in COMMANDS, (page.name, command)
+
+
+def test_every_test_that_the_regulations_page_names_exists() -> None:
+    tests = Path(__file__).resolve().parents[1]
+    page = (REPOSITORY / "docs" / "explanation" / "ehds.md").read_text()
+    named = re.findall(r"`([a-z_/]+\.py)::(test_\w+)`", page)
+    assert len(named) > 20
+    missing = [
+        f"{path}::{name}"
+        for path, name in named
+        if not re.search(rf"^(?:async )?def {name}\(", (tests / path).read_text(), re.M)
+    ]
+    assert not missing

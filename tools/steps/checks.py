@@ -32,6 +32,11 @@ def test(paths: Paths) -> None:
     prepare(paths)
     _browser(paths)
     _postgresql(paths)
+    _softhsm(paths)
+    if not _extra() or any("kek" in word or "integration" in word for word in _extra()):
+        _vault(paths)
+    if not _extra() or any("s3" in word or "datasets" in word for word in _extra()):
+        _s3_server(paths)
     if not _extra():  # A chosen test that needs them builds them.
         _peers(paths)
     node = node_side.find_node(paths)
@@ -68,7 +73,7 @@ def lint(paths: Paths) -> None:
     ]
     checks += [
         (script.stem, [paths.python, script, "--check"], paths.clone)
-        for script in sorted((paths.clone / "tools").glob("check*_*.py"))
+        for script in sorted((paths.clone / "tools").glob("*_reference.py"))
     ]
     failed = []
     for name, command, cwd in checks:
@@ -93,8 +98,10 @@ def bench(paths: Paths) -> None:
     """Measure, and print a table with the peer of each row measured in the same run."""
     prepare(paths)
     _peers(paths)
+    if not _extra() or "sealed" in _extra():
+        _s3_server(paths)
     if not _passes(
-        [paths.python, paths.clone / "tests" / "benchmarks" / "run.py"],
+        [paths.python, paths.clone / "tests" / "benchmarks" / "run.py", *_extra()],
         cwd=paths.clone,
         env=_environment(paths),
     ):
@@ -170,6 +177,30 @@ def _postgresql(paths: Paths) -> None:
         _install(paths, "PostgreSQL", "postgresql", RUNLEVEL="1")
 
 
+def _softhsm(paths: Paths) -> None:
+    """Get a PKCS#11 token for the tests, as root with apt; without it those tests skip and say why."""
+    if shutil.which("softhsm2-util"):
+        return
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        say("Installing SoftHSM with apt")
+        _install(paths, "SoftHSM", "softhsm2")
+
+
+def _vault(paths: Paths) -> None:
+    """Build a Vault for the tests, as far as this machine has Go; without it those tests skip and say why."""
+    say("Building Vault for the tests; the first time takes a few minutes")
+    # -P: a module beside the script has the name of one of Python's own.
+    script = paths.clone / "tests" / "support" / "vault.py"
+    run([paths.python, "-P", script], log=paths.logs / "vault.log", what="build Vault")
+
+
+def _s3_server(paths: Paths) -> None:
+    """Build an S3 server for the tests, if this machine has Go; without it those tests skip and say why."""
+    say("Building versitygw for the tests; the first time takes some minutes")
+    script = paths.clone / "tests" / "support" / "s3.py"
+    run([paths.python, "-P", script], log=paths.logs / "s3.log", what="build versitygw")
+
+
 def _install(paths: Paths, what: str, *packages: str, **more: str) -> None:
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", **more}
     log = paths.logs / "apt.log"
@@ -196,7 +227,7 @@ def _environment(paths: Paths) -> dict[str, str]:
 
 
 def _extra() -> list[str]:
-    """Return what a person adds: `make test ARGS="tests/unit -k snp"`."""
+    """Return what a person adds: `make test ARGS="tests/unit -k snp"`, `make bench ARGS=broker`."""
     return os.environ.get("ARGS", "").split()
 
 

@@ -22,6 +22,7 @@ from sealroom_broker.owners import SCOPES, Actor, add_token, list_tokens, remove
 from sealroom_broker.serve import serve
 from sealroom_broker.setup import Plan, initialise
 from sealroom_broker.store import Store
+from sealroom_broker.wrap.options import add_kek_options, kek_of
 
 _SPAN = re.compile(r"\+([1-9][0-9]{0,4})(h|d|w)")
 _HOURS = {"h": 1, "d": 24, "w": 7 * 24}
@@ -73,6 +74,7 @@ def _init_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--postgresql", default="", metavar="URL", help="a database that several processes share, not a file"
     )
+    add_kek_options(parser)
     parser.set_defaults(run=_init)
 
 
@@ -128,6 +130,8 @@ def _init(options: argparse.Namespace) -> int:
         hub_api_url=options.hub_api_url,
         hub_service=options.hub_service,
         postgresql=options.postgresql,
+        kek=kek_of(options),
+        vault_token=options.vault_admin_token_file,
     )
     sys.stdout.write(f"{initialise(options.home, plan)}\n")
     return 0

@@ -1,32 +1,28 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The owner's calls: datasets, grants, static resources and the audit log. Each needs a token with its scope.
+"""The owner's calls: datasets, grants, projects, static resources and the audit log.
 
-What an owner does is in the log before it holds, as a release is: entry and change are one transaction, the
-entry first.
+Each needs a token with its scope. What they do is in `sealroom_broker.acts`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from sealroom.audit.log import is_log_path
 from sealroom.errors import Error
-from sealroom.kbs.admin import Grants, OwnedDataset, OwnedDatasets
-from sealroom.kbs.calls import DatasetRegistration, Grant, GrantSpec
-from sqlalchemy import select
+from sealroom.kbs.calls import DatasetRegistration, GrantChange, GrantSpec, Project, StatedReason
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from sealroom_broker import acts
 from sealroom_broker.broker import Broker
-from sealroom_broker.entries import owner_entry
 from sealroom_broker.kbs_routes import body_of, broker_of
 from sealroom_broker.owners import Actor, Need, check_token
-from sealroom_broker.problem import not_found
-from sealroom_broker.registry import add_grant, grants_of, parse_manifest, register, withdraw_grant
+from sealroom_broker.problem import bad_request, not_found
 from sealroom_broker.resources import ResourceSpec
-from sealroom_broker.store import DatasetRow
 from sealroom_broker.web import answer, in_thread, parse_body, read_body
 
 
@@ -55,7 +51,7 @@ async def actor_for(request: Request, need: Need) -> Actor:
 async def list_datasets(request: Request) -> Response:
     """List the registered datasets."""
     actor = await actor_of(request)
-    return answer(await in_thread(_datasets, broker_of(request), actor))
+    return answer(await in_thread(acts.owned_datasets, broker_of(request), actor))
 
 
 async def register_dataset(request: Request) -> Response:
@@ -66,28 +62,74 @@ async def register_dataset(request: Request) -> Response:
     limits = broker.config.limits
     body = await read_body(request, limits.registration, limits.body_seconds * 4)
     message = await in_thread(parse_body, DatasetRegistration, body)
-    owned, created = await in_thread(_register, broker, message, actor, broker.clock())
+    owned, created = await in_thread(acts.register_dataset, broker, message, actor, broker.clock())
     return answer(owned, 201 if created else 200)
 
 
 async def list_grants(request: Request) -> Response:
     """List all grants, or those of one dataset."""
     actor = await actor_of(request)
-    return answer(await in_thread(_grants, broker_of(request), actor, request.query_params.get("dataset")))
+    return answer(
+        await in_thread(acts.grants, broker_of(request), actor, request.query_params.get("dataset"))
+    )
 
 
 async def create_grant(request: Request) -> Response:
     """Add a grant."""
     actor, broker = await actor_of(request), broker_of(request)
     spec = parse_body(GrantSpec, await body_of(request))
-    return answer(await in_thread(_add_grant, broker, spec, actor, broker.clock()), 201)
+    return answer(await in_thread(acts.give_grant, broker, spec, actor, broker.clock()), 201)
+
+
+async def patch_grant(request: Request) -> Response:
+    """Narrow or extend a grant."""
+    actor, broker = await actor_of(request), broker_of(request)
+    change = parse_body(GrantChange, await body_of(request))
+    grant: str = request.path_params["grant"]
+    return answer(await in_thread(acts.change_grant, broker, grant, change, actor, broker.clock()))
 
 
 async def delete_grant(request: Request) -> Response:
     """Withdraw a grant."""
     actor, broker = await actor_of(request), broker_of(request)
     grant: str = request.path_params["grant"]
-    return answer(await in_thread(_withdraw, broker, grant, actor, broker.clock()))
+    return answer(await in_thread(acts.withdraw, broker, grant, actor, broker.clock()))
+
+
+async def delete_key(request: Request) -> Response:
+    """Destroy a dataset's key. The reason is in the query or in the body."""
+    actor, broker = await actor_of(request), broker_of(request)
+    body, asked = await body_of(request), request.query_params.getlist("reason")
+    if bool(body) + len(asked) > 1:
+        raise bad_request("Give the reason once: in the query or in the body.")
+    if asked:
+        body = json.dumps({"reason": asked[0]}).encode()
+    stated = parse_body(StatedReason, body)
+    dataset: str = request.path_params["dataset"]
+    return answer(await in_thread(acts.destroy_key, broker, dataset, stated.reason, actor, broker.clock()))
+
+
+async def list_projects(request: Request) -> Response:
+    """List the projects that grants name."""
+    actor = await actor_of(request)
+    return answer(await in_thread(acts.projects, broker_of(request), actor))
+
+
+async def halt_project(request: Request) -> Response:
+    """Halt a project at once."""
+    return await _turn(request, acts.halt)
+
+
+async def resume_project(request: Request) -> Response:
+    """Let a halted project go on."""
+    return await _turn(request, acts.resume)
+
+
+async def _turn(request: Request, act: Callable[[Broker, str, str, Actor, datetime], Project]) -> Response:
+    actor, broker = await actor_of(request), broker_of(request)
+    stated = parse_body(StatedReason, await body_of(request))
+    project: str = request.path_params["project"]
+    return answer(await in_thread(act, broker, project, stated.reason, actor, broker.clock()))
 
 
 async def put_resource(request: Request) -> Response:
@@ -119,69 +161,6 @@ async def audit_file(request: Request) -> Response:
     return Response(data, media_type="application/octet-stream")
 
 
-def _datasets(broker: Broker, actor: Actor) -> OwnedDatasets:
-    with broker.store.read() as session:
-        rows = session.scalars(select(DatasetRow).order_by(DatasetRow.id))
-        return OwnedDatasets(datasets=tuple(_owned(row) for row in rows if actor.may("read", row.id)))
-
-
-def _register(
-    broker: Broker, message: DatasetRegistration, actor: Actor, now: datetime
-) -> tuple[OwnedDataset, bool]:
-    with broker.store.write() as session:
-        row, changed = register(session, message, broker.wrap, now)
-        # Only the manifest says which dataset it is; a refusal undoes the registration.
-        actor.check("write", row.id)
-        if changed:
-            session.flush()
-            broker.record.append(
-                owner_entry(
-                    "registration", actor.name, now, dataset=row.id, manifest_sha256=row.manifest_sha256
-                )
-            )
-        return _owned(row), changed
-
-
-def _owned(row: DatasetRow) -> OwnedDataset:
-    manifest = parse_manifest(row.manifest)
-    return OwnedDataset(
-        id=row.id,
-        title=manifest.title,
-        manifest_sha256=row.manifest_sha256,
-        files=len(manifest.files),
-        size=manifest.size,
-        registered=row.registered,
-    )
-
-
-def _grants(broker: Broker, actor: Actor, dataset: str | None) -> Grants:
-    with broker.store.read() as session:
-        grants = grants_of(session, dataset)
-    return Grants(grants=tuple(one for one in grants if actor.may("read", one.dataset)))
-
-
-def _add_grant(broker: Broker, spec: GrantSpec, actor: Actor, now: datetime) -> Grant:
-    actor.check("write", spec.dataset)
-    with broker.store.write() as session:
-        grant = add_grant(session, spec, broker.config.mode, now, broker.issuers)
-        session.flush()
-        broker.record.append(owner_entry("grant", actor.name, now, dataset=grant.dataset, grant=grant))
-        return grant
-
-
-def _withdraw(broker: Broker, grant_id: str, actor: Actor, now: datetime) -> Grant:
-    with broker.store.write() as session:
-        grant, changed = withdraw_grant(session, grant_id, now)
-        # Only the grant says which dataset it is for; a refusal undoes the withdrawal.
-        actor.check("write", grant.dataset)
-        if changed:
-            session.flush()
-            broker.record.append(
-                owner_entry("withdrawal", actor.name, now, dataset=grant.dataset, grant=grant)
-            )
-        return grant
-
-
 def _audit_file(broker: Broker, path: str) -> bytes:
     if not is_log_path(path):
         raise not_found("This path names no file of the audit log.")
@@ -196,7 +175,12 @@ ROUTES: Sequence[BaseRoute] = (
     Route("/datasets", register_dataset, methods=["POST"]),
     Route("/grants", list_grants, methods=["GET"]),
     Route("/grants", create_grant, methods=["POST"]),
+    Route("/grants/{grant}", patch_grant, methods=["PATCH"]),
     Route("/grants/{grant}", delete_grant, methods=["DELETE"]),
+    Route("/datasets/{dataset}/key", delete_key, methods=["DELETE"]),
+    Route("/projects", list_projects, methods=["GET"]),
+    Route("/projects/{project}/halt", halt_project, methods=["POST"]),
+    Route("/projects/{project}/resume", resume_project, methods=["POST"]),
     Route("/resources/{path:path}", put_resource, methods=["PUT"]),
     Route("/resources/{path:path}", delete_resource, methods=["DELETE"]),
     Route("/audit/key", audit_key, methods=["GET"]),

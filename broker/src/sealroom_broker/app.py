@@ -18,12 +18,24 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount, Router
 
-from sealroom_broker import admin_routes, health, kbs_routes, login, pages, sealroom_routes
+from sealroom_broker import (
+    admin_routes,
+    health,
+    kbs_routes,
+    login,
+    openapi,
+    owner_pages,
+    pages,
+    request_routes,
+    sealroom_routes,
+)
 from sealroom_broker.broker import Broker
+from sealroom_broker.housekeeping import keep_tidy
 from sealroom_broker.limits import KnownTokens, RateLimit
 from sealroom_broker.metrics import Metrics
+from sealroom_broker.owner_pages.errors import on_error
 from sealroom_broker.problem import Problem
-from sealroom_broker.web import Guard, on_problem
+from sealroom_broker.web import Guard
 
 _IDENTITY_CHECKS = 8
 """People's tokens that are checked at the same time."""
@@ -39,38 +51,48 @@ def create_app(broker: Broker, *, prefix: str = "") -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        yield
-        broker.close()
+        stop = asyncio.Event()
+        tidying = asyncio.create_task(keep_tidy(broker, stop))
+        try:
+            yield
+        finally:
+            stop.set()
+            await tidying
+            broker.close()
 
-    routes = _routes()
+    served = routes()
+    published = openapi.Published(served)
     prefix = prefix.rstrip("/")
     if prefix:
-        routes = [_mount(prefix, routes), *routes]
+        served = [_mount(prefix, served), *served]
     limits, metrics = broker.config.limits, Metrics(broker.config.mode)
     metrics.watch(broker.store, broker.record, broker.clock)
+    metrics.watch_kek(broker.wrap)
     app = Starlette(
-        routes=routes,
+        routes=served,
         middleware=[
             Middleware(Guard, observer=metrics),
             Middleware(RateLimit, limits=limits, buckets=broker.buckets, tokens=KnownTokens(broker.store)),
         ],
-        exception_handlers={Problem: on_problem, Error: on_problem, HTTPException: on_problem},
+        exception_handlers={Problem: on_error, Error: on_error, HTTPException: on_error},
         lifespan=lifespan,
     )
     app.state.broker = broker
     app.state.metrics = metrics
+    app.state.openapi = published
     app.state.identity_checks = asyncio.Semaphore(_IDENTITY_CHECKS)
     app.router.redirect_slashes = False
     return app
 
 
-def _routes() -> Sequence[BaseRoute]:
+def routes() -> Sequence[BaseRoute]:
+    """Return every route, without a proxy's prefix."""
     kbs = [
-        _mount("/sealroom/admin", admin_routes.ROUTES),
-        _mount("/sealroom", sealroom_routes.ROUTES),
+        _mount("/sealroom/admin", [*admin_routes.ROUTES, *request_routes.ADMIN_ROUTES]),
+        _mount("/sealroom", [*sealroom_routes.ROUTES, *request_routes.ROUTES, *openapi.ROUTES]),
         *kbs_routes.ROUTES,
     ]
-    return [_mount(PREFIX, kbs), *login.ROUTES, *pages.ROUTES, *health.ROUTES]
+    return [_mount(PREFIX, kbs), *login.ROUTES, *pages.ROUTES, *owner_pages.ROUTES, *health.ROUTES]
 
 
 def _mount(path: str, routes: Sequence[BaseRoute]) -> Mount:

@@ -75,10 +75,9 @@ class Attestations:
         except ProtocolError as error:
             raise bad_request(error.message) from error
         digest = hashlib.sha256(body).hexdigest()
-        token = self._sessions.repeated(cookie, digest, now)
-        if token is not None:
-            return token
-        pending = self._sessions.consume(cookie, request.runtime_data.nonce, now)
+        pending = self._sessions.answer(cookie, request.runtime_data.nonce, digest, now)
+        if isinstance(pending, str):
+            return pending
         try:
             judged, now = self._judged(request, pending, now)
         except Error as error:
@@ -111,14 +110,15 @@ class Attestations:
             at=now,
             evidence=judged.evidence,
         )
-        evidence = self._record.keep_evidence(body)
-        collateral = {
-            kind: tuple(sorted({self._record.keep_evidence(data) for data in files}))
-            for kind, files in judged.collateral.items()
-            if files
-        }
-        standing = _standing(judged, token, evidence, collateral, now, now + self._lifetime)
-        self._sessions.attested(pending.session, request.runtime_data.tee_pubkey, standing)
+        with self._record.together():
+            evidence = self._record.keep_evidence(body)
+            collateral = {
+                kind: tuple(sorted({self._record.keep_evidence(data) for data in files}))
+                for kind, files in judged.collateral.items()
+                if files
+            }
+            standing = _standing(judged, token, evidence, collateral, now, now + self._lifetime)
+            self._sessions.attested(pending.session, request.runtime_data.tee_pubkey, standing)
         return token
 
     def _refuse(self, pending: Pending, body: bytes, error: Error, now: datetime) -> Problem:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -29,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
 from sealroom.audit.entry import AuditEntry
 from sealroom.audit.log import TileLog
 from sealroom.audit.note import Signer
-from sealroom.audit.tlog import Reader
+from sealroom.audit.tlog import Reader, leaf_hash
 from sealroom.errors import ConfigurationError
 
 from sealroom_broker.config import Config
@@ -92,12 +93,14 @@ class Record:
         log: The log.
         evidence: The evidence.
         signer: The log's key.
+        store: The database that log and evidence are in; None for folders.
     """
 
-    def __init__(self, log: AuditLog, evidence: Evidence, signer: Signer) -> None:
+    def __init__(self, log: AuditLog, evidence: Evidence, signer: Signer, store: Store | None = None) -> None:
         self.signer = signer
         self.log = log
         self._evidence = evidence
+        self._store = store
 
     @classmethod
     def of(cls, config: Config, store: Store, signer: Signer) -> Record:
@@ -109,8 +112,16 @@ class Record:
             IntegrityError: Entries that its checkpoint covers are missing or changed.
         """
         if store.database.shared:
-            return cls(SharedLog(store, signer), SharedEvidence(store), signer)
+            return cls(SharedLog(store, signer), SharedEvidence(store), signer, store)
         return cls(TileLog(config.audit, signer), FolderEvidence(config.audit / "evidence"), signer)
+
+    def together(self) -> AbstractContextManager[object]:
+        """Keep evidence, and write what rests on it, in one transaction where both are in the database.
+
+        Raises:
+            StorageError: The database cannot be written.
+        """
+        return self._store.write() if self._store is not None else nullcontext()
 
     def append(self, entry: AuditEntry) -> Receipt:
         """Write an entry.
@@ -121,8 +132,8 @@ class Record:
         Raises:
             Error: It could not be made durable; nothing may be released on it.
         """
-        index = self.log.append(entry.to_bytes())
-        return Receipt(index, entry.leaf_hash().hex())
+        data = entry.to_bytes()
+        return Receipt(self.log.append(data), leaf_hash(data).hex())
 
     def keep_evidence(self, evidence: bytes) -> str:
         """Store evidence under its digest and return that in hex; storing it again changes nothing.
@@ -146,7 +157,8 @@ class FolderEvidence:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._lock = threading.Lock()
+        # Of one piece of evidence, one at a time; who finds it there must not go on before it is durable.
+        self._locks = tuple(threading.Lock() for _ in range(256))
 
     def keep(self, evidence: bytes) -> str:
         """Store evidence under its digest and return that in hex.
@@ -156,7 +168,7 @@ class FolderEvidence:
         """
         digest = hashlib.sha256(evidence).hexdigest()
         path = self._folder / digest
-        with self._lock:
+        with self._locks[int(digest[:2], 16)]:
             if not path.exists():
                 create_private(path, evidence)
         return digest

@@ -3,15 +3,17 @@
 
 A backup is a folder: `broker.toml`, `broker.sqlite`, `audit/` (the log with its evidence, as any auditor can
 check it) and `backup.json` with the database's digest. Keys go into a folder of their own: whoever has both
-can open every dataset. With PostgreSQL the database itself is `pg_dump`'s; the log is in the backup all the
-same.
+can open every dataset. A key-encryption key on a token or in Vault is in neither, nor is what lets the broker
+use it: whoever keeps it backs it up. With PostgreSQL the database itself is `pg_dump`'s; the log is in the
+backup all the same.
 
 Consistency: the database and the log's checkpoint are taken while nobody writes; what the checkpoint covers
 is immutable and copied afterwards. So every release of the backup has its entry in it.
 
 A restored broker is the one of back then. What a restoration must not bring back: sessions and logins, since
-nonces in them may have been used meanwhile, are forgotten; grants that were withdrawn meanwhile are
-withdrawn again where the newer log survived.
+nonces in them may have been used meanwhile, are forgotten; where the newer log survived, grants that were
+withdrawn meanwhile are withdrawn again, projects that were halted are halted, and keys that were destroyed
+are destroyed. A grant that was changed meanwhile is withdrawn: the log has its new terms in words only.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ from sealroom.audit.tlog import (
 from sealroom.audit.verify import verify_log
 from sealroom.errors import ConfigurationError, IntegrityError, StorageError
 from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
 
 from sealroom_broker import __version__
 from sealroom_broker.audit import KEY_FILE, Record, log_signer
@@ -49,11 +52,21 @@ from sealroom_broker.config import Config, load_config
 from sealroom_broker.entries import start_entry
 from sealroom_broker.files import create_private, read_private, sync_directory
 from sealroom_broker.migrate import check_schema, head, migrate
+from sealroom_broker.registry import forget_key
 from sealroom_broker.rotate import check_secrets
 from sealroom_broker.setup import CONFIG_FILE, PUBLIC_KEY_FILE
 from sealroom_broker.sharedlog import SharedLog
-from sealroom_broker.store import GrantRow, LogHeadRow, LoginRow, ResourceRow, SessionRow, Store
-from sealroom_broker.wrap import FileKeyWrap
+from sealroom_broker.store import (
+    DatasetRow,
+    GrantRow,
+    LogHeadRow,
+    LoginRow,
+    ProjectRow,
+    ResourceRow,
+    SessionRow,
+    Store,
+)
+from sealroom_broker.wrap import Chain, FileKek, Kek
 
 MANIFEST_FILE = "backup.json"
 _DATABASE = "broker.sqlite"
@@ -72,6 +85,8 @@ class Backup:
     database: bool
     """Whether the database is in it."""
     keys: Path | None
+    elsewhere: tuple[str, ...] = ()
+    """Key-encryption keys that no backup can have, with the files that let the broker use them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +99,8 @@ class Restored:
     secrets: int
     """Stored secrets, all of which open."""
     withdrawn: int
-    """Grants and resources that were withdrawn after the backup, and now again."""
+    """Grants, resources and keys that were withdrawn, changed or destroyed after the backup, and projects
+    that were halted: now again."""
     newer: int
     """Entries after the backup: what else they tell of must be done again."""
 
@@ -126,7 +142,7 @@ def backup(path: Path, folder: Path, keys: Path | None, now: datetime) -> Backup
     sync_directory(folder.parent)
     if keys is not None:
         _copy_keys(config, keys)
-    return Backup(folder, size, not store.database.shared, keys)
+    return Backup(folder, size, not store.database.shared, keys, _elsewhere(config.kek))
 
 
 def _snapshot(config: Config, store: Store, folder: Path) -> tuple[Reader, bytes]:
@@ -222,15 +238,22 @@ def restore(
 def _place(config: Config, home: Path, folder: Path, keys: Path, newer_log: Path | None) -> None:
     """Put everything where the configuration looks for it."""
     shared = config.postgresql is not None
-    wanted = {config.kek, config.keys} | (set() if shared else {config.database, config.audit})
+    wanted = {*config.kek.files, config.keys} | (set() if shared else {config.database, config.audit})
     outside = [path for path in wanted if not path.resolve().is_relative_to(home)]
     if outside:
         raise ConfigurationError(
             f"The configuration of this backup names {outside[0]}, which is outside of the new folder.",
             advice="Put the files there by hand, or make the path in broker.toml relative.",
         )
+    places = {**_credentials(config.kek), **_key_files(config.kek)}
     for source in sorted(keys.iterdir()):
-        _copy(source, config.kek if source.name == _KEK else config.keys / source.name)
+        target = places.get(source.name, config.keys / source.name)
+        if not target.resolve().is_relative_to(home):
+            raise ConfigurationError(
+                f"{source} belongs at {target}, which is outside of the new folder.",
+                advice="Put it there by hand, and take it out of the folder with the keys.",
+            )
+        _copy(source, target)
     if shared:
         if newer_log is not None:
             raise ConfigurationError("With PostgreSQL the log is in the database: there is no newer one.")
@@ -267,7 +290,7 @@ def _settle(config: Config, folder: Path, now: datetime) -> tuple[int, int, int,
                 f"The database's log has {record.log.size} entries, the backup's {then.size}.",
                 advice="Restore the database that was dumped with or after this backup.",
             )
-        secrets = check_secrets(store, FileKeyWrap.load(config.kek))
+        secrets = _check_secrets(config.kek, store)
         newer = record.log.size - then.size
         made = _manifest(folder)["made"]
         with store.write() as session:
@@ -275,9 +298,10 @@ def _settle(config: Config, folder: Path, now: datetime) -> tuple[int, int, int,
             session.execute(delete(LoginRow))
             withdrawn = 0
             for _, data in record.log.entries(then.size):
-                withdrawn += _withdraw_again(store, AuditEntry.from_bytes(data))
+                withdrawn += _again(store, AuditEntry.from_bytes(data))
             detail = f"Restored from the backup of {made}; {withdrawn} withdrawals after it were done again."
             record.append(start_entry(detail, now))
+        store.erase()
         return record.log.size, secrets, withdrawn, newer
     finally:
         if record is not None:
@@ -285,10 +309,24 @@ def _settle(config: Config, folder: Path, now: datetime) -> tuple[int, int, int,
         store.close()
 
 
-def _withdraw_again(store: Store, entry: AuditEntry) -> int:
-    if entry.kind != "withdrawal":
-        return 0
+def _check_secrets(kek: Kek, store: Store) -> int:
+    chain = Chain(kek)
+    try:
+        return check_secrets(store, chain)
+    finally:
+        chain.close()
+
+
+def _again(store: Store, entry: AuditEntry) -> int:
+    """Do again what closed something after the backup, and say what a project is now."""
     with store.join() as session:
+        if entry.kind in ("halt", "resume"):
+            _turn_again(session, entry)
+            return 1
+        if entry.kind == "destruction":
+            return _destroy_again(session, entry)
+        if entry.kind not in ("withdrawal", "change"):
+            return 0
         if entry.grant is not None:
             grant = session.get(GrantRow, entry.grant.id)
             if grant is None or grant.withdrawn is not None:
@@ -300,6 +338,23 @@ def _withdraw_again(store: Store, entry: AuditEntry) -> int:
             return 0
         session.delete(resource)
         return 1
+
+
+def _turn_again(session: Session, entry: AuditEntry) -> None:
+    row = session.get(ProjectRow, entry.project)
+    if row is None:
+        row = ProjectRow(name=entry.project)
+        session.add(row)
+    row.halted, row.since, row.reason = entry.kind == "halt", entry.time, entry.detail
+    session.flush()
+
+
+def _destroy_again(session: Session, entry: AuditEntry) -> int:
+    row = session.get(DatasetRow, entry.dataset)
+    if row is None or row.destroyed is not None:
+        return 0
+    forget_key(session, row, entry.time)
+    return 1
 
 
 def _public_key(config: Config) -> VerifierKey:
@@ -314,11 +369,29 @@ def _check_log(folder: Path, key: VerifierKey, older: bytes | None = None) -> No
 
 def _copy_keys(config: Config, target: Path) -> None:
     _make(target)
-    _copy(config.kek, target / _KEK)
+    for name, path in _key_files(config.kek).items():
+        _copy(path, target / name)
     for path in sorted(config.keys.glob("ear-*.pem")):
         _copy(path, target / path.name)
     for name in (KEY_FILE, PUBLIC_KEY_FILE):
         _copy(config.keys / name, target / name)
+
+
+def _key_files(kek: Kek) -> Mapping[str, Path]:
+    """Return the key files by their names in a folder of keys."""
+    names = (_KEK, *(f"kek-{number}.key" for number in range(2, 6)))
+    return dict(zip(names, kek.files, strict=False))
+
+
+def _credentials(kek: Kek) -> Mapping[str, Path]:
+    """Return where PINs, tokens and secret ids belong, by their names: a person may add them to the keys."""
+    return {path.name: path for one in kek.all for path in one.credentials}
+
+
+def _elsewhere(kek: Kek) -> tuple[str, ...]:
+    """Say which keys no backup can have, and what lets the broker use them."""
+    found = [one for one in kek.all if not isinstance(one, FileKek)]
+    return tuple(f"{one.where} ({', '.join(str(path) for path in one.credentials)})" for one in found)
 
 
 def _write_manifest(folder: Path, config: Config, note: bytes, now: datetime) -> None:

@@ -35,7 +35,7 @@ from sealroom_broker.release import Releaser
 from sealroom_broker.resources import Resources
 from sealroom_broker.sessions import Sessions
 from sealroom_broker.store import Store
-from sealroom_broker.wrap import FileKeyWrap, KeyWrap
+from sealroom_broker.wrap import Chain, KeyWrap
 
 Clock = Callable[[], datetime]
 
@@ -53,7 +53,7 @@ class Broker:
     clock: Clock
     store: Store
     record: Record
-    wrap: KeyWrap
+    wrap: Chain
     keyring: Keyring
     environments: ApprovedEnvironments
     sessions: Sessions
@@ -95,6 +95,7 @@ class Broker:
             self.sources.close()
         self.record.close()
         self.store.close()
+        self.wrap.close()
 
 
 def open_broker(
@@ -125,12 +126,17 @@ def open_broker(
         references=references or sources.references,
         endorsements=sources.endorsements,
     )
-    wrap = FileKeyWrap.load(config.kek)
     environments = ApprovedEnvironments(config.environments, config.mode)
     if identity is None and config.identity is not None:
         identity = open_identity(config.identity)
-    store, record = _open_state(config)
+    wrap = Chain(config.kek, source=config.source, background=True)
     try:
+        store, record = _open_state(config)
+    except BaseException:
+        wrap.close()
+        raise
+    try:
+        wrap.check()
         logins = Logins(config.login, store) if config.login is not None else None
         keyring = open_keyring(config, store, wrap)
         store.bind_mode(config.mode)
@@ -143,6 +149,7 @@ def open_broker(
     except BaseException:
         record.close()
         store.close()
+        wrap.close()
         raise
     broker = _assembled(config, clock, store, record, wrap, keyring, environments, identity, logins, judge)
     return replace(broker, sources=sources)
@@ -190,14 +197,14 @@ def _assembled(
     clock: Clock,
     store: Store,
     record: Record,
-    wrap: KeyWrap,
+    wrap: Chain,
     keyring: Keyring,
     environments: ApprovedEnvironments,
     identity: IdentityProvider | None,
     logins: Logins | None,
     judge: Callable[[ApprovedEnvironments], EvidenceJudge],
 ) -> Broker:
-    sessions = Sessions(store, config.periods)
+    sessions = Sessions(store, config.periods, development=config.mode == "development")
     buckets = SharedBuckets(store) if store.database.shared else LocalBuckets()
     folder = None if store.database.shared else config.audit
     finder = FactFinder(environments.digests, development=config.mode == "development", contact=config.owner)

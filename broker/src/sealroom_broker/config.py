@@ -14,8 +14,18 @@ from pathlib import Path
 from typing import Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from sealroom.errors import ConfigurationError
+
+from sealroom_broker.wrap.settings import Kek
 
 Mode = Literal["production", "development"]
 
@@ -242,6 +252,8 @@ class Limits(_Section):
     """Seconds that a client may take to accept a piece of an answer."""
     connections: int = Field(default=1024, ge=1)
     """Connections at once; more are answered with 503."""
+    requests: int = Field(default=10, ge=1, le=1000)
+    """Open requests for access of one person."""
 
 
 class Periods(_Section):
@@ -340,8 +352,8 @@ class Config(_Section):
     """A PostgreSQL database that several processes of one broker share."""
     audit: Path = Path("audit")
     """Folder of the log and of the evidence that it names; with `postgresql` both are in the database."""
-    kek: Path = Path("kek.key")
-    """Key that wraps dataset keys (0600)."""
+    kek: Kek = Kek()
+    """Key that wraps dataset keys: a file (0600), or a table that says who keeps it."""
     keys: Path = Path()
     """Folder of the log's key and, without `postgresql`, of the EAR signing keys (0600 each)."""
     tls: Tls | None = None
@@ -364,6 +376,12 @@ class Config(_Section):
     collateral: Collateral = Collateral()
     limits: Limits = Limits()
     periods: Periods = Periods()
+    _source: Path | None = PrivateAttr(default=None)
+
+    @property
+    def source(self) -> Path | None:
+        """The file that it was read from."""
+        return self._source
 
     @field_validator("listen")
     @classmethod
@@ -417,6 +435,7 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
         config = Config.model_validate(_with_hub(data, environ or {}))
     except ValidationError as error:
         raise ConfigurationError(f"{path}: {_first_problem(error)}.") from error
+    config._source = path.absolute()  # noqa: SLF001 - not a setting: a file cannot say where it is
     return _resolved(config, path.resolve().parent)
 
 
@@ -509,7 +528,7 @@ def _resolved(config: Config, base: Path) -> Config:
             "tls": with_paths(config.tls, "certificate", "key"),
             "metrics": with_paths(config.metrics, "token"),
             "audit": at(config.audit),
-            "kek": at(config.kek),
+            "kek": config.kek.at(base),
             "keys": at(config.keys),
             "development_root": at(root) if root is not None else None,
             "development_gpu_root": at(gpu_root) if gpu_root is not None else None,
@@ -524,6 +543,8 @@ def _resolved(config: Config, base: Path) -> Config:
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(map(str, problem["loc"]))
+    loc = problem["loc"]
+    # `first` is how the table [kek] is kept, not how it is written.
+    where = ".".join(str(part) for part in loc if loc[0] != "kek" or part != "first")
     message = problem["msg"].removeprefix("Value error, ").rstrip(".")
     return f"{where}: {message}" if where else message

@@ -17,13 +17,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from sealroom.errors import ConfigurationError
+from sealroom.errors import ConfigurationError, StorageError
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from sealroom_broker.config import Config, Postgresql
 from sealroom_broker.files import read_private
+from sealroom_broker.patience import be_patient
 
 BUSY_SECONDS = 15.0
 """Seconds that a writer waits for the others."""
@@ -46,6 +47,9 @@ class Database(Protocol):
 
     def lock(self, connection: Connection) -> None:
         """Wait until nobody else writes; holds until the transaction ends."""
+
+    def erase(self) -> None:
+        """Remove what was deleted from the database's files, as far as the database lets us."""
 
 
 def database_of(config: Config) -> Database:
@@ -86,6 +90,25 @@ class SqliteDatabase:
 
     def lock(self, connection: Connection) -> None:
         """Do nothing: `BEGIN IMMEDIATE` is the lock."""
+
+    def erase(self) -> None:
+        """Write the file anew from what is in it, and empty the write-ahead log.
+
+        Deleted content is overwritten anyway (`secure_delete`), but not what an older version left.
+
+        Raises:
+            StorageError: Somebody reads just now.
+        """
+        with self.engine.connect() as connection:
+            raw = connection.connection.driver_connection
+            assert isinstance(raw, sqlite3.Connection)  # noqa: S101 - SQLite's driver
+            try:
+                raw.execute("VACUUM").close()
+                busy, _, _ = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.Error as error:
+                raise StorageError(f"Traces of a key are not removed yet ({error}).") from None
+        if busy:
+            raise StorageError("Traces of a key are not removed yet: the database is being read.")
 
 
 class PostgresqlDatabase:
@@ -138,6 +161,8 @@ class PostgresqlDatabase:
             ) from error
         if settings.password is not None:
             event.listen(self.engine, "do_connect", self._with_password)
+        # A second more than the server takes to end a statement by itself.
+        be_patient(self.engine, 2 * settings.patience + 1)
 
     def _with_password(self, _dialect: Any, _entry: Any, _args: Any, parameters: dict[str, Any]) -> None:
         assert self.settings.password is not None  # noqa: S101 - the listener is there only then
@@ -148,11 +173,17 @@ class PostgresqlDatabase:
         """Wait for the advisory lock of the writers."""
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})")
 
+    def erase(self) -> None:
+        """Write the tables that had keys anew. The server's write-ahead log and its copies are not ours."""
+        with self.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.exec_driver_sql("VACUUM (FULL) datasets")
+
 
 def _configure(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
     # The driver must not begin transactions by itself: `_begin` says which kind.
     connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
+    pragmas = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF")
+    for pragma in (*pragmas, "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 

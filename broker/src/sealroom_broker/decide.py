@@ -43,6 +43,10 @@ class Dataset:
     owner: str
     ask: str
     """Whom to ask: the contact in its manifest, or the owner's name."""
+    keep_until: datetime | None = None
+    """When the permit to use it ends."""
+    destroyed: datetime | None = None
+    """When its key was destroyed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,16 @@ RULES: Mapping[str, Rule] = _rules(
         "Somebody asked for {dataset}, which is not registered here.",
     ),
     Rule(
+        "dataset.ended",
+        "The permit for {title} ended on {keep_until}. Ask {ask} if you need the data again.",
+        "The permit for {dataset} ended on {keep_until}.",
+    ),
+    Rule(
+        "dataset.destroyed",
+        "The key of {title} was destroyed on {destroyed}: nobody can open it here any more. Ask {ask}.",
+        "The key of {dataset} was destroyed on {destroyed}; register the dataset again to release it.",
+    ),
+    Rule(
         "attestation.expired",
         "The last proof of your server is too old; it must prove itself again.",
         "The server's last attestation ended at {attested_until}.",
@@ -145,6 +159,11 @@ RULES: Mapping[str, Rule] = _rules(
         "The grant {grant} of {person} begins on {starts}.",
     ),
     Rule(
+        "project.halted",
+        "The project {project} was halted on {halted}, and with it your use of {title}. Ask {ask}.",
+        "The project {project} of the grant {grant} was halted on {halted}.",
+    ),
+    Rule(
         "grant.purpose",
         "Your grant for {title} allows the purposes {purposes}, not {purpose}. "
         "Choose one of them, or ask {ask}.",
@@ -166,6 +185,12 @@ RULES: Mapping[str, Rule] = _rules(
         "{title} may only be used on a server with a GPU in confidential mode, and yours has shown none. "
         "Start a server in an environment with such a GPU, or ask {ask}.",
         "The grant {grant} needs a GPU in confidential mode; the server's devices are {devices}.",
+    ),
+    Rule(
+        "grant.servers",
+        "Your grant for {title} allows {servers} of your servers at once, and as many have it already. "
+        "Stop one of them and wait until its proof is too old, or ask {ask}.",
+        "{person} has {title} in {ahead} other servers; the grant {grant} allows {servers}.",
     ),
     Rule(
         "file.unknown",
@@ -202,6 +227,10 @@ class Facts:
     """When the person's login must have been presented again; without it, it has ended."""
     dataset_id: str = ""
     """What was asked for, where `dataset` is None."""
+    halted: Mapping[str, datetime] = field(default_factory=dict)
+    """The projects that are halted, and since when."""
+    ahead: Mapping[str, int] = field(default_factory=dict)
+    """Grant with a bound on servers -> how many other servers of the person have a place by it already."""
 
     def with_grants(self, grants: tuple[Grant, ...]) -> Facts:
         """Return the same facts with other grants."""
@@ -226,6 +255,12 @@ class Facts:
             "starts": _day(grant.starts) if grant else "",
             "purposes": ", ".join(grant.purposes) if grant else "",
             "minimum": grant.minimum if grant else "",
+            "keep_until": _day(dataset.keep_until) if dataset else "",
+            "destroyed": _day(dataset.destroyed) if dataset else "",
+            "project": grant.project if grant else "",
+            "halted": _day(self.halted.get(grant.project)) if grant else "",
+            "servers": str(grant.servers or "any number") if grant else "",
+            "ahead": str(self.ahead.get(grant.id, 0)) if grant else "",
             "devices": ", ".join(f"{name} ({tier})" for name, tier in sorted(self.server.devices.items())),
         }
 
@@ -239,8 +274,8 @@ def decide(facts: Facts) -> Allowed | Refused:
     # 1. What was asked for must exist.
     if facts.dataset is None:
         return Refused((_denial("dataset.unknown", facts),))
-    # 2. The server, whoever sits at it.
-    standing = tuple(_denial(rule, facts) for rule, broken in _SERVER_RULES if broken(facts))
+    # 2. The dataset must be there to be released, and the server must stand, whoever sits at it.
+    standing = _standing_denials(facts)
     # 3. The person.
     if facts.person is None:
         return Refused((*standing, _denial("person.none", facts)), ask=facts.dataset.ask)
@@ -249,7 +284,7 @@ def decide(facts: Facts) -> Allowed | Refused:
     if not candidates:
         return Refused((*standing, _denial("grant.none", facts)), ask=facts.dataset.ask)
     judged = [(_grant_denials(grant, facts), grant) for grant in sorted(candidates, key=_newest_first)]
-    denials, grant = min(judged, key=lambda item: (bool(_out_of_time(item[1], facts)), len(item[0])))
+    denials, grant = min(judged, key=lambda item: (_distance(item[1], facts), len(item[0])))
     if not standing and not denials:
         return Allowed(grant)
     return Refused((*standing, *denials), ask=facts.dataset.ask, grant=grant)
@@ -262,11 +297,17 @@ def granted_purposes(facts: Facts) -> tuple[str, ...]:
     codes = [
         code
         for grant in facts.grants
-        if _names(grant, facts.person, facts.dataset, facts.now) and not _out_of_time(grant, facts)
+        if _names(grant, facts.person, facts.dataset, facts.now) and not _distance(grant, facts)
         for code in grant.purposes
     ]
     return tuple(dict.fromkeys(codes))
 
+
+# Once the permit has ended, that is what people are told, also after the key was destroyed because of it.
+_DATASET_RULES: tuple[tuple[str, Callable[[Dataset, Facts], bool]], ...] = (
+    ("dataset.ended", lambda d, f: d.keep_until is not None and f.now >= d.keep_until),
+    ("dataset.destroyed", lambda d, _: d.destroyed is not None),
+)
 
 _SERVER_RULES: tuple[tuple[str, Callable[[Facts], bool]], ...] = (
     ("attestation.expired", lambda f: f.now >= f.server.until),
@@ -289,7 +330,24 @@ _USE_RULES: tuple[tuple[str, Callable[[Grant, Facts], bool]], ...] = (
     ("grant.environment", lambda g, f: bool(g.environments) and f.server.environment not in g.environments),
     ("tier.below", lambda g, f: f.server.tier not in _accepted_tiers(g, development=f.development)),
     ("grant.gpu", lambda g, f: g.gpu and not _has_gpu(g, f)),
+    ("grant.servers", lambda g, f: g.servers is not None and f.ahead.get(g.id, 0) >= g.servers),
 )
+
+
+def _standing_denials(facts: Facts) -> tuple[Denial, ...]:
+    dataset = facts.dataset
+    broken = (rule for rule, holds in _DATASET_RULES if dataset is not None and holds(dataset, facts))
+    gone = tuple(_denial(rule, facts) for rule in tuple(broken)[:1])
+    return gone + tuple(_denial(rule, facts) for rule, broken in _SERVER_RULES if broken(facts))
+
+
+def _is_halted(grant: Grant, facts: Facts) -> bool:
+    return bool(grant.project) and grant.project in facts.halted
+
+
+def _distance(grant: Grant, facts: Facts) -> int:
+    """Tell how far a grant is from being of use: 2 if it is over or not yet, 1 if it is halted, else 0."""
+    return 2 if _out_of_time(grant, facts) else int(_is_halted(grant, facts))
 
 
 def _accepted_tiers(grant: Grant, *, development: bool) -> frozenset[str]:
@@ -306,8 +364,12 @@ def _has_gpu(grant: Grant, facts: Facts) -> bool:
 
 
 def _names(grant: Grant, person: Person, dataset: Dataset, now: datetime) -> bool:
-    """Tell whether the grant is this person's and for this dataset."""
-    if grant.dataset != dataset.id or sum(map(bool, (grant.subject, grant.group, grant.visa))) != 1:
+    return grant.dataset == dataset.id and names(grant, person, now)
+
+
+def names(grant: Grant, person: Person, now: datetime) -> bool:
+    """Tell whether a grant is this person's."""
+    if sum(map(bool, (grant.subject, grant.group, grant.visa))) != 1:
         return False
     if grant.visa:
         return any(
@@ -332,6 +394,8 @@ def _grant_denials(grant: Grant, facts: Facts) -> tuple[Denial, ...]:
     ended = _out_of_time(grant, facts)
     if ended:
         return ended
+    if _is_halted(grant, facts):
+        return (_denial("project.halted", facts, grant),)
     return tuple(_denial(rule, facts, grant) for rule, broken in _USE_RULES if broken(grant, facts))
 
 

@@ -15,12 +15,13 @@ from sealroom.audit.entry import (
     GrantVersion,
 )
 from sealroom.canonical import canonical_json
-from sealroom.kbs.calls import Grant, Person, Reason
+from sealroom.kbs.calls import AccessRequest, Grant, Person, Reason
 
 from sealroom_broker.decide import Allowed, Facts, Refused
 from sealroom_broker.sessions import AttestedSession, Standing
 
 _YES = Decision(allowed=True)
+_LATER_TERMS = ("servers", "outputs", "project", "dataset_key")
 
 
 def release_entry(
@@ -50,6 +51,7 @@ def release_entry(
         manifest_sha256=manifest_sha256,
         purpose=(facts.purpose or "")[:100],
         grant=_grant(verdict.grant),
+        project=verdict.grant.project if verdict.grant else "",
         decision=_decision(verdict),
         environment=standing.environment or "",
         policy=standing.policy,
@@ -104,9 +106,10 @@ def owner_entry(
     manifest_sha256: str = "",
     grant: Grant | None = None,
     headers: tuple[str, ...] = (),
+    project: str = "",
     detail: str = "",
 ) -> AuditEntry:
-    """Return the entry of something that an owner did: `registration`, `grant` or `withdrawal`."""
+    """Return the entry of something that an owner did: a registration, a grant, its change, and so on."""
     return AuditEntry.model_validate(
         {
             "time": now,
@@ -115,10 +118,62 @@ def owner_entry(
             "dataset": dataset,
             "manifest_sha256": manifest_sha256,
             "grant": _grant(grant),
+            "project": project or (grant.project if grant else ""),
             "decision": _YES,
             "headers": headers,
             "detail": detail,
         }
+    )
+
+
+def request_entry(
+    dataset: str, purpose: str, attested: AttestedSession, now: datetime, *, detail: str
+) -> AuditEntry:
+    """Return the entry of a person's request for access, or of its being taken back.
+
+    It carries the evidence of the server that it came from, so that the owner who answers and an auditor see
+    the same.
+    """
+    standing = attested.standing
+    return AuditEntry(
+        time=now,
+        kind="request",
+        person=_person(attested.person),
+        server=attested.server,
+        dataset=dataset,
+        purpose=purpose,
+        decision=_YES,
+        environment=standing.environment or "",
+        policy=standing.policy,
+        ear=_ear(standing),
+        evidence=standing.evidence,
+        collateral=dict(standing.collateral),
+        detail=detail,
+    )
+
+
+def answer_entry(
+    request: AccessRequest, actor: str, now: datetime, *, grant: Grant | None, answer: str
+) -> AuditEntry:
+    """Return the entry of an owner's answer to a request; without a grant it is a refusal.
+
+    The evidence is in the request's own entry, which the detail names by its index.
+    """
+    refusal = Decision(allowed=False, reasons=(AuditReason(code="request.refused", sentence=answer),))
+    said = "granted" if grant is not None else "refused"
+    detail = f"Request {request.id} (entry {request.audit_index}) was {said}"
+    return AuditEntry(
+        time=now,
+        kind="answer",
+        actor=actor,
+        person=_person(request.person),
+        server=request.server.server,
+        dataset=request.dataset,
+        purpose=request.purpose,
+        grant=_grant(grant),
+        project=grant.project if grant is not None else "",
+        decision=_YES if grant is not None else refusal,
+        detail=f"{detail}: {answer}" if answer else f"{detail}.",
     )
 
 
@@ -128,8 +183,16 @@ def start_entry(detail: str, now: datetime) -> AuditEntry:
 
 
 def grant_digest(grant: Grant) -> str:
-    """Return the digest of a grant as it is now."""
-    return "sha256:" + hashlib.sha256(canonical_json(grant.model_dump(mode="json"))).hexdigest()
+    """Return the digest of a grant as it is now.
+
+    A term that older brokers did not know counts only where it says something, so that a grant of theirs
+    keeps its digest.
+    """
+    fields = grant.model_dump(mode="json", exclude={"version"})
+    for name in _LATER_TERMS:
+        if not fields[name]:
+            del fields[name]
+    return "sha256:" + hashlib.sha256(canonical_json(fields)).hexdigest()
 
 
 def _person(person: Person | None) -> AuditPerson | None:

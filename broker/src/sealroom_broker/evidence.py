@@ -41,7 +41,8 @@ from sealroom.nvidia import NvidiaRoots
 from sealroom.snp import Roots, VerifiedReport, choose_vek, verify_report
 
 from sealroom_broker.environments import ApprovedEnvironments
-from sealroom_broker.sessions import Pending
+from sealroom_broker.sample import judge_sample
+from sealroom_broker.sessions import SAMPLE, Pending
 
 _SIMULATED = b"SIMULATED"
 """Stands in the names of every simulated processor's certificates; by itself it makes nothing acceptable."""
@@ -60,7 +61,8 @@ class Judged:
     result: AttestationResult
     environment: Environment | None
     """The environment that it was compared with, if it is of that environment."""
-    evidence: VerifiedEvidence
+    evidence: VerifiedEvidence | None
+    """None for the sample TEE, whose evidence proves nothing."""
     collateral: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
     """Kind -> files that were used and did not come with the evidence."""
 
@@ -109,6 +111,8 @@ class EvidenceJudge:
         """
         runtime, tee = request.runtime_data, request.tee_evidence
         check_public_jwk(runtime.tee_pubkey)
+        if pending.tee == SAMPLE:
+            return Judged(judge_sample(request, pending, self.policy, now), None, None)
         # 1. The bytes.
         report, certificates = snp_from_json(tee.primary_evidence)
         # 2. Authenticity.
@@ -152,18 +156,25 @@ class EvidenceJudge:
             # What is kept of simulated processors is looked at first: AMD's service knows none of them.
             with suppress(CollateralUnavailableError):
                 return self._verify_with(self._development, report, certificates, now, fetch=False)
+        simulated: Error | None = None
+        if _SIMULATED in vek and self._development is not None:
+            # Asked first because that costs less; each set decides by itself, so the order decides nothing.
+            try:
+                return self._verify_with(self._development, report, certificates, now, fetch=False)
+            except Error as error:
+                simulated = error
         try:
             return self._verify_with(Roots.amd(), report, certificates, now)
         except Error as error:
-            if _SIMULATED not in vek:
-                raise
-            if self._development is None:
+            if simulated is not None:
+                raise simulated from error
+            if _SIMULATED in vek:
                 raise ChainError(
                     "This server's processor is simulated, and this broker accepts AMD's processors only.",
                     advice="Start the server on a machine with AMD SEV-SNP.",
                     check="evidence.simulated",
                 ) from error
-        return self._verify_with(self._development, report, certificates, now, fetch=False)
+            raise
 
     def _verify_with(
         self,

@@ -12,6 +12,7 @@ import hmac
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 
 from sealroom.errors import Error, StorageError
 from sqlalchemy import text
@@ -28,7 +29,6 @@ from sealroom_broker.problem import Problem, not_found, unavailable
 from sealroom_broker.quota import free_bytes
 from sealroom_broker.store import Meta
 from sealroom_broker.web import answer_json, in_thread
-from sealroom_broker.wrap import read_keys
 
 _log = logging.getLogger(__name__)
 
@@ -42,10 +42,17 @@ async def healthz(request: Request) -> Response:
 
 async def readyz(request: Request) -> Response:
     """Say whether the broker can do its work."""
-    found = await in_thread(check, broker_of(request))
+    broker = broker_of(request)
+    found = await in_thread(check, broker)
     ready = all(found.values())
     checks = {name: "ok" if good else "failed" for name, good in found.items()}
-    return answer_json({"status": "ready" if ready else "not ready", "checks": checks}, 200 if ready else 503)
+    answer: dict[str, object] = {"status": "ready" if ready else "not ready", "checks": checks}
+    left = broker.wrap.ends()
+    if left is not None:
+        # It works now; without this nobody would know that it will not.
+        end = (broker.clock() + timedelta(seconds=left)).isoformat(timespec="seconds")
+        answer["ends"] = {"kek": end}
+    return answer_json(answer, 200 if ready else 503)
 
 
 async def metrics(request: Request) -> Response:
@@ -108,7 +115,7 @@ def _log_writable(broker: Broker) -> None:
 
 
 def _kek(broker: Broker) -> None:
-    read_keys(broker.config.kek)
+    broker.wrap.check()
 
 
 def _disk(broker: Broker) -> None:

@@ -1,8 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The KBS protocol's own calls: `auth`, `attest`, `resource/<repository>/<type>/<tag>`."""
+"""The KBS protocol's own calls: `auth`, `attest`, `resource/<repository>/<type>/<tag>`.
+
+A resource is read by an attested guest, with its cookie or its token, and set and deleted with an owner's
+token as `kbs-client config set-resource` does it. Trustee's other calls of an administrator (policies,
+reference values) have no counterpart here and are not found: what is acceptable is in signed environments.
+"""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -13,7 +19,10 @@ from starlette.routing import BaseRoute, Route
 
 from sealroom_broker.broker import Broker
 from sealroom_broker.limits import client_address
+from sealroom_broker.owners import Actor, check_token
 from sealroom_broker.problem import Problem
+from sealroom_broker.resources import ResourceSpec
+from sealroom_broker.trustee import is_dataset_key, release_key
 from sealroom_broker.web import answer_json, in_thread, parse_body, read_body
 
 
@@ -67,13 +76,43 @@ def _attest(broker: Broker, client: str, cookie: str | None, body: bytes, now: d
 
 
 async def resource(request: Request) -> Response:
-    """Release a static resource."""
+    """Release a static resource, or a dataset's own key where the grant says so."""
     broker = broker_of(request)
     scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-    path = "{repository}/{type}/{tag}".format_map(request.path_params)
     token = bearer.strip() if scheme.lower() == "bearer" else None
-    released = await in_thread(broker.resources.release, cookie_of(request), token, path, broker.clock())
-    return answer_json(released)
+    proof = (cookie_of(request), token)
+    if is_dataset_key(request.path_params):
+        dataset, purpose = request.path_params["tag"], request.query_params.get("purpose")
+        return answer_json(await in_thread(release_key, broker, *proof, dataset, purpose, broker.clock()))
+    path = _path_of(request)
+    return answer_json(await in_thread(broker.resources.release, *proof, path, broker.clock()))
+
+
+async def store_resource(request: Request) -> Response:
+    """Keep a static resource for affirming servers; the body is the secret itself."""
+    # The token comes first: nobody else may send this much.
+    actor, broker = await _owner(request), broker_of(request)
+    spec = ResourceSpec(secret=base64.b64encode(await body_of(request)).decode())
+    await in_thread(broker.resources.put, _path_of(request), spec, actor.name, broker.clock())
+    return Response(status_code=200)
+
+
+async def remove_resource(request: Request) -> Response:
+    """Forget a static resource."""
+    actor, broker = await _owner(request), broker_of(request)
+    await in_thread(broker.resources.delete, _path_of(request), actor.name, broker.clock())
+    return Response(status_code=200)
+
+
+async def _owner(request: Request) -> Actor:
+    broker = broker_of(request)
+    actor = await in_thread(check_token, broker.store, request.headers.get("authorization"), broker.clock())
+    actor.check("write")
+    return actor
+
+
+def _path_of(request: Request) -> str:
+    return "{repository}/{type}/{tag}".format_map(request.path_params)
 
 
 def _with_cookie(response: Response, request: Request, cookie: str, now: datetime) -> Response:
@@ -97,4 +136,6 @@ ROUTES: Sequence[BaseRoute] = (
     Route("/auth", auth, methods=["POST"]),
     Route("/attest", attest, methods=["POST"]),
     Route("/resource/{repository}/{type}/{tag}", resource, methods=["GET"]),
+    Route("/resource/{repository}/{type}/{tag}", store_resource, methods=["POST"]),
+    Route("/resource/{repository}/{type}/{tag}", remove_resource, methods=["DELETE"]),
 )

@@ -50,7 +50,7 @@ async def callback(request: Request) -> Response:
         raise _unreachable() from error
     except Error as error:
         raise refused("login.token", "The identity provider's answer is not for this login.") from error
-    response = RedirectResponse(_public_path(logins) + target, 303)
+    response = RedirectResponse(public_path(logins) + target, 303)
     _without_cookie(response, logins, _begun_cookie(logins))
     life = timedelta(hours=logins.settings.hours)
     return _with_cookie(response, logins, _cookie(logins), value, life)
@@ -63,7 +63,7 @@ async def logout(request: Request) -> Response:
     if visitor is not None:
         await check_csrf(request, visitor)
         await in_thread(logins.end, request.cookies.get(_cookie(logins)))
-    response = RedirectResponse(f"{_public_path(logins)}/", 303)
+    response = RedirectResponse(f"{public_path(logins)}/", 303)
     _without_cookie(response, logins, _cookie(logins))
     return response
 
@@ -86,9 +86,11 @@ async def require(request: Request, *roles: Role) -> Visitor:
     visitor = await visitor_of(request)
     if visitor is None:
         logins = _logins(request)
-        path = request.url.path.removeprefix(_public_path(logins))
+        path = request.url.path.removeprefix(public_path(logins))
+        if request.url.query:
+            path += f"?{request.url.query}"
         query = urlencode({"next": safe_target(path) if request.method == "GET" else "/"})
-        where = f"{_public_path(logins)}/login?{query}"
+        where = f"{public_path(logins)}/login?{query}"
         raise Problem(303, "LoginNeeded", "Log in first.", headers={"Location": where})
     if roles and not visitor.roles & set(roles):
         raise refused("login.role", f"This needs the role {' or '.join(roles)}.")
@@ -125,20 +127,21 @@ def _logins(request: Request) -> Logins:
     return logins
 
 
-def _public_path(logins: Logins) -> str:
+def public_path(logins: Logins) -> str:
     """Return the path of the pages as browsers know it, without a slash at its end."""
     return urlsplit(logins.settings.public_url).path.rstrip("/")
 
 
-def _secure(logins: Logins) -> bool:
+def secure(logins: Logins) -> bool:
+    """Tell whether browsers may send the cookies over HTTPS only."""
     return urlsplit(logins.settings.public_url).scheme == "https"
 
 
 def _cookie(logins: Logins, name: str = "sealroom-login") -> str:
     """Return the cookie's name; with the prefix that makes browsers keep to what we ask for."""
-    if not _secure(logins):
+    if not secure(logins):
         return name
-    return f"__Secure-{name}" if _public_path(logins) else f"__Host-{name}"
+    return f"__Secure-{name}" if public_path(logins) else f"__Host-{name}"
 
 
 def _begun_cookie(logins: Logins) -> str:
@@ -152,8 +155,8 @@ def _with_cookie(response: Response, logins: Logins, name: str, value: str, life
         name,
         value,
         max_age=int(life.total_seconds()),
-        path=_public_path(logins) or "/",
-        secure=_secure(logins),
+        path=public_path(logins) or "/",
+        secure=secure(logins),
         httponly=True,
         samesite="lax",
     )
@@ -162,7 +165,7 @@ def _with_cookie(response: Response, logins: Logins, name: str, value: str, life
 
 def _without_cookie(response: Response, logins: Logins, name: str) -> None:
     response.delete_cookie(
-        name, path=_public_path(logins) or "/", secure=_secure(logins), httponly=True, samesite="lax"
+        name, path=public_path(logins) or "/", secure=secure(logins), httponly=True, samesite="lax"
     )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Counts for Prometheus: requests, refusals by reason, releases, durations, sessions.
+"""Counts for Prometheus: requests, refusals by reason, releases, durations, sessions, the wrapping key.
 
 Labels are names of calls, HTTP methods, statuses and reason codes: closed sets without personal data. The
 counts are of this process; Prometheus adds those of several.
@@ -19,11 +19,13 @@ from sqlalchemy import func, select
 from sealroom_broker import __version__
 from sealroom_broker.audit import Record
 from sealroom_broker.store import DatasetRow, GrantRow, SessionRow, Store
+from sealroom_broker.wrap import Chain
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _RELEASING = {"release": "dataset", "resource": "resource"}
 """Call -> what it releases."""
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE"})
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
+_KEK_SECONDS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0)
 
 
@@ -46,6 +48,19 @@ class Metrics:
             "sealroom_broker_refusals", "Refusals by reason.", ("code",), registry=registry
         )
         self._releases = Counter("sealroom_broker_releases", "Releases.", ("kind",), registry=registry)
+        self._kek_seconds = Histogram(
+            "sealroom_broker_kek_seconds",
+            "Duration of what the key-encryption key's keeper was asked.",
+            ("provider", "operation"),
+            buckets=_KEK_SECONDS,
+            registry=registry,
+        )
+        self._kek_failures = Counter(
+            "sealroom_broker_kek_failures",
+            "What the key-encryption key's keeper did not do.",
+            ("provider", "operation"),
+            registry=registry,
+        )
         build = Info("sealroom_broker_build", "This broker.", registry=registry)
         build.info({"version": __version__, "mode": mode})
 
@@ -71,9 +86,39 @@ class Metrics:
         """Show how many sessions, datasets, grants and entries there are, asked for at each scrape."""
         self.registry.register(_State(store, record, clock))
 
+    def watch_kek(self, wrap: Chain) -> None:
+        """Count what the key-encryption key is used for, and show when the permission to use it ends."""
+
+        def observe(provider: str, operation: str, seconds: float, good: bool) -> None:
+            self._kek_seconds.labels(provider, operation).observe(seconds)
+            if not good:
+                self._kek_failures.labels(provider, operation).inc()
+
+        wrap.observer = observe
+        self.registry.register(_Permission(wrap))
+
     def text(self) -> bytes:
         """Return everything in Prometheus's text format."""
         return generate_latest(self.registry)
+
+
+class _Permission(Collector):
+    """How long the broker may still use its key-encryption key; nothing where that has no end."""
+
+    def __init__(self, wrap: Chain) -> None:
+        self._wrap = wrap
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing: registering must not ask."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Return what is known, without asking anybody."""
+        left = self._wrap.ends()
+        if left is None:
+            return ()
+        words = "Seconds until the token ends with which the key-encryption key is used."
+        return (GaugeMetricFamily("sealroom_broker_kek_token_seconds", words, left),)
 
 
 class _State(Collector):

@@ -83,7 +83,8 @@ def _offer(row: DatasetRow, facts: Facts, *, unlocked: bool) -> DatasetState:
         terms=tuple(Term(code=one.code, label=one.label) for one in manifest.terms),
         purposes=terms(granted_purposes(facts)),
         state=_condition(verdict, unlocked=unlocked),
-        until=verdict.grant.until if verdict.grant else None,
+        until=_end(verdict, facts),
+        outputs=verdict.grant.outputs if verdict.grant else False,
         reasons=reasons,
         ask=facts.dataset.ask if facts.dataset and reasons else "",
     )
@@ -115,13 +116,21 @@ def _release_state(
     verdict = decide(facts.with_grants(() if grant is None else (as_grant(grant),)))
     if isinstance(verdict, Allowed):
         return ReleaseState(
-            dataset=row.dataset, state="active", until=verdict.grant.until, audit_index=row.audit_index
+            dataset=row.dataset, state="active", until=_end(verdict, facts), audit_index=row.audit_index
         )
-    expired = any(denial.rule == "grant.expired" for denial in verdict.denials)
+    expired = any(denial.rule in ("grant.expired", "dataset.ended") for denial in verdict.denials)
     return ReleaseState(
         dataset=row.dataset,
         state="expired" if expired else "withdrawn",
         sentence=" ".join(reason.sentence for reason in verdict.reasons),
-        until=verdict.grant.until if verdict.grant else None,
+        until=_end(verdict, facts),
         audit_index=row.audit_index,
     )
+
+
+def _end(verdict: Allowed | Refused, facts: Facts) -> datetime | None:
+    """Return when the grant or the dataset's permit ends, whichever is sooner; None without a grant."""
+    if verdict.grant is None:
+        return None
+    permit = facts.dataset.keep_until if facts.dataset else None
+    return min((end for end in (verdict.grant.until, permit) if end is not None), default=None)

@@ -1,21 +1,28 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The operator's commands: `migrate`, `rotate-keys`, `backup`, `restore`."""
+"""The operator's commands: `migrate`, `rotate-keys`, `backup`, `restore`, `openapi`."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from sealroom.errors import ConfigurationError
+
+from sealroom_broker.app import routes
 from sealroom_broker.backup import backup, restore
 from sealroom_broker.broker import open_keyring
 from sealroom_broker.config import Config, load_config
 from sealroom_broker.migrate import head, migrate
-from sealroom_broker.rotate import prepare_kek, rotate_kek
+from sealroom_broker.openapi import document
+from sealroom_broker.rotate import move_kek, prepare_kek, prepare_move, rotate_kek
 from sealroom_broker.store import Store
-from sealroom_broker.wrap import FileKeyWrap
+from sealroom_broker.wrap import Chain, FileKek
+from sealroom_broker.wrap.options import add_vault_admin
+from sealroom_broker.wrap.settings import load_kek
 
 
 def add_commands(commands: Any) -> None:
@@ -28,6 +35,8 @@ def add_commands(commands: Any) -> None:
     _rotate_parser(commands.add_parser("rotate-keys", help="make new keys, also while the broker runs"))
     _backup_parser(commands.add_parser("backup", help="back the broker up, also while it runs"))
     _restore_parser(commands.add_parser("restore", help="make a broker of a backup"))
+    printed = commands.add_parser("openapi", help="print the OpenAPI document of the broker's calls")
+    printed.set_defaults(run=_openapi)
 
 
 def open_store(config: Config) -> Store:
@@ -61,8 +70,21 @@ def _rotate_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prepare",
         action="store_true",
-        help="only put the new wrapping key into its file, to be copied to the other machines of this broker",
+        help="only put the new wrapping key into its file, or the new keeper into broker.toml, before the "
+        "old one: to be done on every machine of this broker first",
     )
+    parser.add_argument(
+        "--to",
+        type=Path,
+        metavar="FILE",
+        help="move to the keeper of the wrapping key that this file's [kek] names; broker.toml is changed",
+    )
+    parser.add_argument(
+        "--destroy-old",
+        action="store_true",
+        help="destroy the older versions of the key on a token or in Vault: older backups do not open then",
+    )
+    add_vault_admin(parser)
     parser.set_defaults(run=_rotate)
 
 
@@ -94,24 +116,75 @@ def _migrate(options: argparse.Namespace) -> int:
 
 
 def _rotate(options: argparse.Namespace) -> int:
+    _check_rotation(options)
     config = load_config(options.config)
-    if options.prepare:
-        if prepare_kek(config.kek):
-            _say(f"{config.kek} has a new key before the old one. Copy it to every machine, then rotate.")
-        else:
-            _say(f"{config.kek} has two keys already: rotate to finish.")
-        return 0
     store = open_store(config)
     try:
+        if options.prepare:
+            _prepare(options, config, store)
+            return 0
         if options.only != "signing":
-            count = rotate_kek(config.kek, store)
-            _say(f"{config.kek} has a new key; {count} stored secrets are wrapped with it.")
+            _rotate_kek(options, config, store)
         if options.only != "kek":
-            key = open_keyring(config, store, FileKeyWrap.load(config.kek)).rotate(datetime.now(UTC))
+            config = load_config(options.config)
+            wrap = Chain(config.kek)
+            try:
+                key = open_keyring(config, store, wrap).rotate(datetime.now(UTC))
+            finally:
+                wrap.close()
             _say(f"{key.kid} signs attestation results from now on.")
     finally:
         store.close()
     return 0
+
+
+def _check_rotation(options: argparse.Namespace) -> None:
+    if options.only == "signing" and (options.prepare or options.to or options.destroy_old):
+        raise ConfigurationError("--only signing leaves the wrapping key as it is.")
+    if options.destroy_old and (options.to or options.prepare):
+        raise ConfigurationError(
+            "--destroy-old goes with a rotation alone.", advice="Rotate first, and destroy when it is done."
+        )
+
+
+def _prepare(options: argparse.Namespace, config: Config, store: Store) -> None:
+    admin: Path | None = options.vault_admin_token_file
+    if options.to:
+        if prepare_move(options.config, load_kek(options.to, alone=True), vault_token=admin):
+            _say(f"{options.config} names the new keeper before the old one. Do this on every machine first.")
+        else:
+            _say(f"{options.config} names it first already: go on without --prepare.")
+    elif prepare_kek(config.kek, store, vault_token=admin):
+        first = config.kek.first
+        if isinstance(first, FileKek):
+            _say(f"{first.path} has a new key before the old one. Copy it to every machine, then rotate.")
+        else:
+            _say(f"There is a new version of {first.where}. All machines have it; go on without --prepare.")
+    else:
+        _say("A rotation was begun already: rotate to finish.")
+
+
+def _rotate_kek(options: argparse.Namespace, config: Config, store: Store) -> None:
+    admin: Path | None = options.vault_admin_token_file
+    if options.to:
+        target = load_kek(options.to, alone=True)
+        count = move_kek(options.config, target, store, vault_token=admin)
+        _say(f"{count} stored secrets were moved: {target.first.where} wraps them, {options.config} says so.")
+        for path in config.kek.files:
+            if path not in target.files:
+                _say(f"{path} is not used any more. Destroy it when no backup needs it.")
+        return
+    first = config.kek.first
+    count = rotate_kek(config.kek, store, destroy=options.destroy_old, vault_token=admin)
+    if isinstance(first, FileKek):
+        _say(f"{first.path} has a new key; {count} stored secrets are wrapped with it.")
+    else:
+        _say(f"There is a new version of {first.where}; {count} stored secrets are wrapped with it.")
+        _say(
+            "The older versions are destroyed: older backups do not open any more."
+            if options.destroy_old
+            else "The older versions stay for older backups; --destroy-old destroys them."
+        )
 
 
 def _backup(options: argparse.Namespace) -> int:
@@ -126,6 +199,8 @@ def _backup(options: argparse.Namespace) -> int:
         if made.keys
         else "The keys are not in it: use --keys."
     )
+    for one in made.elsewhere:
+        _say(f"Not in it, and needed to open it: {one}. Whoever keeps that key backs it up.")
     return 0
 
 
@@ -139,6 +214,11 @@ def _restore(options: argparse.Namespace) -> int:
         )
     else:
         _say("What was granted or withdrawn after the backup is not in it: ask the data owners.")
+    return 0
+
+
+def _openapi(_options: argparse.Namespace) -> int:
+    _say(json.dumps(document(routes()), ensure_ascii=False, indent=2))
     return 0
 
 

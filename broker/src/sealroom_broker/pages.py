@@ -43,11 +43,12 @@ the person at that server if the data owner has granted it. Every decision goes 
 <dt>Audit log</dt><dd>{entries} entries, signed with <code>{key}</code></dd>
 <dt>Approved environments</dt><dd>{environments}</dd>
 </dl>
-</main>
+{owner}</main>
 </body>
 </html>
 """
 
+_OWNER = '<p><a href="owner/">Pages of data owners and auditors</a></p>\n'
 _POLICY = (
     "default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'"
@@ -78,6 +79,8 @@ def _front(broker: Broker) -> tuple[str, str]:
         entries=broker.record.log.size,
         key=escape(str(broker.record.signer.verifier)),
         environments=escape("; ".join(sorted(environments)) or "none"),
+        # Relative: a proxy may hand this on under a path that is not known here.
+        owner=_OWNER if broker.logins is not None else "",
     )
     style = page.partition("<style>")[2].partition("</style>")[0]
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()

@@ -24,7 +24,8 @@ from sqlalchemy.orm import Session
 from sealroom_broker.config import Mode
 from sealroom_broker.decide import Dataset
 from sealroom_broker.problem import Problem, bad_request, not_found
-from sealroom_broker.store import DatasetRow, GrantRow
+from sealroom_broker.projects import check_running
+from sealroom_broker.store import ERASE, DatasetRow, GrantRow, Meta
 from sealroom_broker.wrap import KeyWrap
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -83,19 +84,27 @@ def as_dataset(row: DatasetRow, default_contact: str = "") -> Dataset:
     """Return what the decision needs of a dataset."""
     manifest = parse_manifest(row.manifest)
     ask = manifest.contact or manifest.owner or default_contact
-    return Dataset(id=row.id, title=manifest.title, owner=manifest.owner, ask=ask)
+    return Dataset(
+        id=row.id,
+        title=manifest.title,
+        owner=manifest.owner,
+        ask=ask,
+        keep_until=row.keep_until,
+        destroyed=row.destroyed,
+    )
 
 
 def register(
     session: Session, registration: DatasetRegistration, wrap: KeyWrap, now: datetime
 ) -> tuple[DatasetRow, bool]:
-    """Register a dataset, or a newer manifest of one.
+    """Register a dataset, a newer manifest of one, its key again, or another end of its permit.
 
     Returns:
         The dataset, and whether anything changed.
 
     Raises:
-        Problem: The manifest is not the owner's, the key is not the dataset's, or another owner has this id.
+        Problem: The manifest is not the owner's, the key is not the dataset's, another owner has this id, or
+            the permit would have ended already.
     """
     data, signature, owner_key, raw_key = (
         _decoded(getattr(registration, name), name)
@@ -111,7 +120,8 @@ def register(
     row = session.get(DatasetRow, manifest.id)
     if row is not None and row.owner_key != owner_key:
         raise Problem(409, "Conflict", f"A dataset {manifest.id} of another owner is registered already.")
-    if row is not None and row.manifest == data:
+    keep_until = _permit_end(registration, row, now)
+    if row is not None and row.destroyed is None and (row.manifest, row.keep_until) == (data, keep_until):
         return row, False
     if row is None:
         row = DatasetRow(id=manifest.id, version=0)
@@ -120,8 +130,29 @@ def register(
     row.manifest_sha256 = hashlib.sha256(data).hexdigest()
     row.wrapped_key = wrap.wrap(secret.reveal(), context=key_context(manifest.id))
     row.registered, row.version = now, row.version + 1
+    row.keep_until, row.destroyed = keep_until, None
     secret.wipe()
     return row, True
+
+
+def _permit_end(registration: DatasetRegistration, row: DatasetRow | None, now: datetime) -> datetime | None:
+    """Return when the permit ends: as the registration says, else as it was."""
+    end = registration.keep_until
+    if end is None:
+        end = row.keep_until if row is not None else None
+    elif end.tzinfo is None:
+        raise bad_request("The end of a permit needs a time zone.")
+    if end is not None and end <= now:
+        raise bad_request("The permit for this dataset has ended: register it with a later keep_until.")
+    return None if end is None else end.astimezone(UTC)
+
+
+def forget_key(session: Session, row: DatasetRow, now: datetime) -> None:
+    """Take a dataset's key out of the database; `Store.erase` removes its traces after the transaction."""
+    row.wrapped_key, row.destroyed = b"", now
+    row.version += 1
+    if session.get(Meta, ERASE) is None:
+        session.add(Meta(key=ERASE, value=row.id))
 
 
 def add_grant(
@@ -137,12 +168,14 @@ def add_grant(
         issuers: Who may name people at this broker.
 
     Raises:
-        Problem: It names no dataset of this broker, nobody, or something that does not fit together.
+        Problem: It names no dataset of this broker (404), nobody or what does not fit together (400), or a
+            project that is halted (409).
     """
     if session.get(DatasetRow, spec.dataset) is None:
         raise not_found(f"This broker has no dataset {spec.dataset}.")
+    check_running(session, spec.project)
     spec, wrong = (issuers or Issuers()).complete(spec)
-    wrong = _wrong_with(spec, mode) or wrong
+    wrong = wrong_with(spec, mode) or wrong
     if wrong:
         raise bad_request(wrong)
     row = GrantRow(
@@ -157,6 +190,10 @@ def add_grant(
         environments=list(spec.environments),
         minimum=spec.minimum,
         gpu=spec.gpu,
+        servers=spec.servers,
+        outputs=spec.outputs,
+        project=spec.project,
+        dataset_key=spec.dataset_key,
         starts=spec.starts,
         until=spec.until,
         created=now,
@@ -197,6 +234,7 @@ def as_grant(row: GrantRow) -> Grant:
         id=row.id,
         created=row.created,
         withdrawn=row.withdrawn,
+        version=row.version,
         dataset=row.dataset,
         subject=row.subject,
         group=row.group,
@@ -206,6 +244,10 @@ def as_grant(row: GrantRow) -> Grant:
         environments=tuple(row.environments),
         minimum="simulated" if row.minimum == "simulated" else "affirming",
         gpu=row.gpu,
+        servers=row.servers,
+        outputs=row.outputs,
+        project=row.project,
+        dataset_key=row.dataset_key,
         starts=row.starts,
         until=row.until,
     )
@@ -216,7 +258,7 @@ def terms(codes: Sequence[str]) -> tuple[Term, ...]:
     return tuple(Term(code=code, label=LABELS.get(code, code)) for code in codes)
 
 
-def _wrong_with(spec: GrantSpec, mode: Mode) -> str:
+def wrong_with(spec: GrantSpec, mode: Mode) -> str:
     """Say what is wrong with a grant; empty if nothing is."""
     problems = (
         (

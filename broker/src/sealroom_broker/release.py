@@ -28,6 +28,7 @@ from sealroom_broker.audit import Receipt, Record
 from sealroom_broker.decide import RULES, Allowed, Denial, Facts, Refused, decide
 from sealroom_broker.entries import release_entry
 from sealroom_broker.facts import FactFinder
+from sealroom_broker.places import take_place
 from sealroom_broker.problem import Problem, bad_request
 from sealroom_broker.registry import key_context, parse_manifest
 from sealroom_broker.sessions import AttestedSession, Sessions
@@ -110,6 +111,7 @@ class Releaser:
             receipt = self._record.append(entry)
             # (4) The release; committed at the end of this block.
             if isinstance(verdict, Allowed):
+                take_place(session, attested, verdict.grant, now)
                 session.add(_release_row(attested, order, entry.manifest_sha256, verdict.grant, receipt, now))
         if isinstance(verdict, Refused) or row is None:
             raise _refusal(verdict)
@@ -133,7 +135,8 @@ class Releaser:
             manifest=_b64(row.manifest),
             owner_key=_b64(row.owner_key),
             headers=headers,
-            until=recorded.grant.until,
+            until=_end(recorded.grant, row),
+            outputs=recorded.grant.outputs,
             audit_index=recorded.receipt.index,
             audit_leaf=recorded.receipt.leaf,
         )
@@ -201,6 +204,10 @@ def _release_row(
         audit_index=receipt.index,
         audit_leaf=receipt.leaf,
     )
+
+
+def _end(grant: Grant, row: DatasetRow) -> datetime | None:
+    return min((end for end in (grant.until, row.keep_until) if end is not None), default=None)
 
 
 def _refusal(verdict: Allowed | Refused) -> Problem:

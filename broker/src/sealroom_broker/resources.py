@@ -16,17 +16,20 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from sealroom.kbs import jwe
 from sealroom.kbs.calls import Reason
+from sealroom.kbs.trustee import BROKER_KIND, BROKER_REPOSITORY
+from sqlalchemy.orm import Session
 
 from sealroom_broker.audit import Record
 from sealroom_broker.config import Mode
 from sealroom_broker.entries import owner_entry, resource_entry
 from sealroom_broker.environments import ApprovedEnvironments
 from sealroom_broker.problem import Problem, bad_request, not_found
-from sealroom_broker.sessions import AttestedSession, Sessions
+from sealroom_broker.sessions import SAMPLE, AttestedSession, Sessions
 from sealroom_broker.store import ResourceRow, Store
 from sealroom_broker.wrap import KeyWrap
 
-_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
+"""As Trustee has it (kbs/src/plugins/implementations/resource/backend.rs), and with a bound."""
 _MAX_SECRET = 1 << 18
 
 
@@ -37,8 +40,8 @@ class ResourceSpec(BaseModel):
 
     secret: str = Field(repr=False)
     """Standard base64."""
-    minimum: Literal["affirming", "simulated"] = "affirming"
-    """Least tier of the server; `simulated` at a development broker only."""
+    minimum: Literal["affirming", "simulated", "sample"] = "affirming"
+    """Least tier of the server. A development broker also has `simulated`, and `sample`: anybody at all."""
 
 
 class Resources:
@@ -75,9 +78,11 @@ class Resources:
         Raises:
             Problem: Its name or content is not usable.
         """
-        _check_path(path)
-        if spec.minimum == "simulated" and not self._development:
+        check_path(path)
+        if spec.minimum != "affirming" and not self._development:
             raise bad_request("This is a production broker: a resource cannot accept a simulated processor.")
+        if path.split("/")[:2] == [BROKER_REPOSITORY, BROKER_KIND]:
+            raise bad_request("Names under sealroom/dataset-key are those of the datasets' own keys.")
         try:
             secret = base64.b64decode(spec.secret, validate=True)
         except (binascii.Error, ValueError):
@@ -118,12 +123,9 @@ class Resources:
         Raises:
             Problem: The session does not stand (401), the policy refuses (403), or there is none (404).
         """
-        _check_path(path)
+        check_path(path)
         with self._store.write() as session:
-            if bearer is None:
-                attested = self._sessions.current(cookie, now, within=session)
-            else:
-                attested = self._sessions.with_token(bearer, now, within=session)
+            attested = session_of(self._sessions, cookie, bearer, now, within=session)
             row = session.get(ResourceRow, path)
             if row is None:
                 raise not_found("There is no such resource.")
@@ -137,12 +139,14 @@ class Resources:
         )
 
     def _reasons(self, attested: AttestedSession, row: ResourceRow) -> tuple[Reason, ...]:
-        standing, reasons = attested.standing, []
+        standing, reasons = attested.standing, list[Reason]()
+        if self._development and attested.tee == SAMPLE and row.minimum == "sample":
+            return ()
         if standing.environment not in self._environments.digests():
             sentence = "Your server runs an environment that this broker has not approved."
             reasons.append(Reason(code="environment.unknown", sentence=sentence))
         accepted = {"affirming"}
-        if self._development and row.minimum == "simulated":
+        if self._development and row.minimum in ("simulated", "sample"):
             accepted.add("simulated")
         if standing.tier not in accepted:
             sentence = f"Your server's proof is {standing.tier}, and this resource needs more."
@@ -150,7 +154,28 @@ class Resources:
         return tuple(reasons)
 
 
-def _check_path(path: str) -> None:
+def session_of(
+    sessions: Sessions, cookie: str | None, bearer: str | None, now: datetime, *, within: Session
+) -> AttestedSession:
+    """Return the session of a cookie or, where that one does not stand, of a token, as Trustee does.
+
+    Raises:
+        Problem: Neither stands: the guest must attest (again).
+    """
+    try:
+        return sessions.current(cookie, now, within=within)
+    except Problem:
+        if bearer is None:
+            raise
+    return sessions.with_token(bearer, now, within=within)
+
+
+def check_path(path: str) -> None:
+    """Check a resource's name.
+
+    Raises:
+        Problem: It is none (400).
+    """
     parts = path.split("/")
     if len(parts) != 3 or not all(_PART.fullmatch(part) for part in parts):
         raise bad_request("A resource's name has three parts of letters, digits, '_', '.' and '-'.")

@@ -22,22 +22,29 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Any, cast
 
 from sealroom.errors import ProtocolError
 from sealroom.kbs.binding import DEFAULT_HASH, HashAlgorithm, hash_algorithm
 from sealroom.kbs.calls import Person, Visa
 from sealroom.kbs.messages import NONCE_SIZE, AuthRequest, Challenge
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, Row, Table, bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
 from sealroom_broker.config import Periods
 from sealroom_broker.decide import Server
-from sealroom_broker.problem import attest_again, refused
+from sealroom_broker.problem import Problem, attest_again, refused
 from sealroom_broker.store import ReleaseRow, SessionRow, Store
 
 TEES = frozenset({"snp"})
-"""The TEEs whose evidence this broker can verify. `sample` proves nothing and is not among them."""
+"""The TEEs whose evidence this broker can verify."""
 
+SAMPLE = "sample"
+"""The protocol's TEE for trying things out. It proves nothing: only a development broker takes it."""
+
+
+FORGETTING = timedelta(seconds=1)
+"""From one look for ended sessions to the next. They are not continued from their end on."""
 
 UNPROVEN = timedelta(minutes=5)
 """From the end of a nonce to the end of a session that never proved anything."""
@@ -91,6 +98,8 @@ class AttestedSession:
     """When the person's login was presented."""
     login_until: datetime | None = None
     """When it must have been presented again; without it, it has ended."""
+    tee: str = "snp"
+    """What kind of evidence it was."""
 
     def as_server(self) -> Server:
         """Return what the decision needs."""
@@ -104,17 +113,42 @@ class AttestedSession:
         )
 
 
+# Statements of the handshake, without the objects that a row is mapped to: those cost more than the database.
+_SESSIONS = cast("Table", SessionRow.__table__)
+_WHICH = _SESSIONS.c.id == bindparam("key")
+_HANDSHAKE = select(
+    *(_SESSIONS.c[name] for name in ("nonce", "nonce_until", "tee", "algorithm")),
+    *(_SESSIONS.c[name] for name in ("evidence", "attested", "attested_until")),
+).where(_WHICH)
+_TOKEN = select(_SESSIONS.c.token).where(_WHICH)
+_KEY = select(_SESSIONS.c.tee_pubkey).where(_WHICH)
+_USE_NONCE = update(_SESSIONS).where(_WHICH).values(nonce=None)
+_RELEASES = cast("Table", ReleaseRow.__table__)
+_END_RELEASES = (
+    update(_RELEASES)
+    .where(_RELEASES.c.session == bindparam("key"), _RELEASES.c.ended.is_(None))
+    .values(ended=bindparam("end"))
+)
+_NOBODY: Mapping[str, None] = dict.fromkeys(
+    ("issuer", "subject", "person_name", "groups", "server", "email", "visas", "bound", "login_until")
+)
+"""What a session says of its person when nobody is bound to it."""
+
+
 class Sessions:
     """The sessions in the store.
 
     Args:
         store: The database.
         periods: How long nonces, attestations and sessions hold.
+        development: Whether evidence that proves nothing is taken too.
     """
 
-    def __init__(self, store: Store, periods: Periods) -> None:
+    def __init__(self, store: Store, periods: Periods, *, development: bool = False) -> None:
         self._store = store
         self._periods = periods
+        self._tees = TEES | {SAMPLE} if development else TEES
+        self._forgot: datetime | None = None
 
     def begin(self, request: AuthRequest, cookie: str | None, now: datetime) -> tuple[str, Challenge]:
         """Begin a handshake.
@@ -125,12 +159,14 @@ class Sessions:
         Raises:
             Problem: Another protocol version, or a TEE or hash algorithm that is not accepted.
         """
-        algorithm = _negotiate(request)
+        algorithm = _negotiate(request, self._tees)
         challenge = Challenge.with_nonce(os.urandom(NONCE_SIZE), algorithm)
         with self._store.write() as session:
-            self._forget_old(session, now)
+            if self._forgot is None or not self._forgot <= now < self._forgot + FORGETTING:
+                self._forget_old(session, now)
+                self._forgot = now
             row = session.get(SessionRow, _key(cookie)) if cookie else None
-            if cookie is None or row is None or row.tee != request.tee:
+            if cookie is None or row is None or row.tee != request.tee or self._is_old(row, now):
                 cookie = uuid.uuid4().hex
                 row = SessionRow(id=_key(cookie), created=now, tee=request.tee, simulated=False)
                 session.add(row)
@@ -142,23 +178,45 @@ class Sessions:
     def _forget_old(self, session: Session, now: datetime) -> None:
         """Remove sessions that nobody can continue any more, and those that never proved anything sooner."""
         last, begun = now - self._periods.session_delta, now - UNPROVEN
-        session.execute(delete(SessionRow).where(SessionRow.attested_until < last))
+        _delete(session, SessionRow.attested_until < last)
         begun_only = SessionRow.attested_until.is_(None) & (
             (SessionRow.nonce_until < last)
             | ((SessionRow.nonce_until < begun) & SessionRow.tee_pubkey.is_(None))
         )
-        session.execute(delete(SessionRow).where(begun_only))
+        _delete(session, begun_only)
 
-    def consume(self, cookie: str | None, nonce: str, now: datetime) -> Pending:
-        """Use up the nonce of a handshake.
+    def _is_old(self, row: SessionRow, now: datetime) -> bool:
+        """Tell whether a session is one that `_forget_old` removes."""
+        last, begun = now - self._periods.session_delta, now - UNPROVEN
+        if row.attested_until is not None:
+            return row.attested_until < last
+        return row.nonce_until < last or (row.nonce_until < begun and row.tee_pubkey is None)
+
+    def answer(self, cookie: str | None, nonce: str, evidence: str, now: datetime) -> Pending | str:
+        """Use up the nonce of a handshake, unless this very message was answered already.
+
+        Args:
+            cookie: The session's cookie.
+            nonce: What the message answers.
+            evidence: SHA-256 (hex) of the message.
+            now: When.
+
+        Returns:
+            The handshake; or the token again, if the session still stands on this message.
 
         Raises:
             Problem: There is no handshake, it is too old, or it has another nonce.
         """
+        key = {"key": _key(cookie)}
         with self._store.write() as session:
-            row = self._row(session.get(SessionRow, _key(cookie)) if cookie else None)
-            pending, row.nonce = row.nonce, None
-            until, tee, algorithm = row.nonce_until, row.tee, hash_algorithm(row.algorithm)
+            connection = session.connection()
+            row = connection.execute(_HANDSHAKE, key).one_or_none() if cookie else None
+            if row is None:
+                raise _unknown()
+            if row.nonce is None and self._stands_on(row, evidence, now):
+                return str(connection.execute(_TOKEN, key).scalar_one())
+            connection.execute(_USE_NONCE, key)
+        pending, until = row.nonce, row.nonce_until
         if pending is None:
             raise attest_again("nonce.used", "This challenge was answered already; ask for a new one.")
         if now >= until or until - self._periods.nonce_delta > now + SKEW:
@@ -167,36 +225,39 @@ class Sessions:
             raise attest_again(
                 "nonce.other", "The evidence answers another challenge than the one that was sent."
             )
-        return Pending(_key(cookie), tee, pending, algorithm)
+        return Pending(key["key"], row.tee, pending, hash_algorithm(row.algorithm))
 
-    def repeated(self, cookie: str | None, evidence: str, now: datetime) -> str | None:
-        """Return the token again if this very message was answered already and the session still stands."""
-        if not cookie:
-            return None
-        with self._store.read() as session:
-            row = session.get(SessionRow, _key(cookie))
-            if row is None or row.nonce is not None or row.evidence != evidence or row.attested_until is None:
-                return None
-            stands = now < row.attested_until and not _ahead(row.attested, now)
-            return row.token if stands else None
+    @staticmethod
+    def _stands_on(row: Row[Any], evidence: str, now: datetime) -> bool:
+        """Tell whether a session's attestation rests on this very message, and still holds."""
+        if row.evidence != evidence or row.attested_until is None:
+            return False
+        return bool(now < row.attested_until) and not _ahead(row.attested, now)
 
     def attested(self, session_id: str, tee_pubkey: Mapping[str, str], standing: Standing) -> None:
-        """Remember that a session was attested."""
-        with self._store.write() as session:
-            row = self._row(session.get(SessionRow, session_id))
-            if row.tee_pubkey is not None and row.tee_pubkey != dict(tee_pubkey):
-                _unbind(row)
-                session.execute(
-                    update(ReleaseRow)
-                    .where(ReleaseRow.session == session_id, ReleaseRow.ended.is_(None))
-                    .values(ended=standing.attested)
-                )
-            row.tee_pubkey = dict(tee_pubkey)
-            row.token, row.evidence = standing.token, standing.evidence
-            row.tier, row.simulated, row.devices = standing.tier, standing.simulated, dict(standing.devices)
-            row.environment, row.policy = standing.environment, standing.policy
-            row.collateral = {kind: list(digests) for kind, digests in standing.collateral.items()}
-            row.attested, row.attested_until = standing.attested, standing.until
+        """Remember that a session was attested; within a `Store.write`, when that commits."""
+        values = {
+            "tee_pubkey": dict(tee_pubkey),
+            "token": standing.token,
+            "evidence": standing.evidence,
+            "tier": standing.tier,
+            "simulated": standing.simulated,
+            "devices": dict(standing.devices),
+            "environment": standing.environment,
+            "policy": standing.policy,
+            "collateral": {kind: list(digests) for kind, digests in standing.collateral.items()},
+            "attested": standing.attested,
+            "attested_until": standing.until,
+        }
+        with self._store.join() as session:
+            connection = session.connection()
+            known = connection.execute(_KEY, {"key": session_id}).one_or_none()
+            if known is None:
+                raise _unknown()
+            if known.tee_pubkey is not None and known.tee_pubkey != values["tee_pubkey"]:
+                values |= _NOBODY
+                connection.execute(_END_RELEASES, {"key": session_id, "end": standing.attested})
+            connection.execute(update(_SESSIONS).where(_SESSIONS.c.id == session_id).values(values))
 
     def failed(self, session_id: str) -> None:
         """Take a session's standing away: its server's evidence failed."""
@@ -240,7 +301,7 @@ class Sessions:
         return self._standing(within.scalar(select(SessionRow).where(SessionRow.token == token)), now)
 
     def _standing(self, row: SessionRow | None, now: datetime) -> AttestedSession:
-        found = _snapshot(self._row(row))
+        found = snapshot(self._row(row))
         if found is None:
             raise attest_again("session.unattested", "Your server has not proven itself in this session yet.")
         if now >= found.standing.until:
@@ -289,19 +350,28 @@ class Sessions:
     @staticmethod
     def _row(row: SessionRow | None) -> SessionRow:
         if row is None:
-            raise attest_again("session.none", "The broker does not know this session; begin a new one.")
+            raise _unknown()
         return row
+
+
+def _unknown() -> Problem:
+    return attest_again("session.none", "The broker does not know this session; begin a new one.")
 
 
 def _ahead(moment: datetime | None, now: datetime) -> bool:
     return moment is not None and moment > now + SKEW
 
 
+def _delete(session: Session, which: ColumnElement[bool]) -> None:
+    # Nothing that was loaded before is used after: finding it among what is removed would cost more.
+    session.execute(delete(SessionRow).where(which).execution_options(synchronize_session=False))
+
+
 def _key(cookie: str | None) -> str:
     return hashlib.sha256(b"kbs-session\0" + (cookie or "").encode()).hexdigest()
 
 
-def _negotiate(request: AuthRequest) -> HashAlgorithm:
+def _negotiate(request: AuthRequest, tees: frozenset[str]) -> HashAlgorithm:
     """Check what a guest offers and choose a hash algorithm.
 
     Raises:
@@ -311,7 +381,7 @@ def _negotiate(request: AuthRequest) -> HashAlgorithm:
         request.check_version()
     except ProtocolError as error:
         raise attest_again("protocol.version", f"Attestation error: {error.message}") from error
-    if request.tee not in TEES:
+    if request.tee not in tees:
         why = "proves nothing" if request.tee.startswith("sample") else "cannot be verified by this broker"
         raise attest_again("tee.refused", f"Evidence of the kind {request.tee[:32]!r} {why}.")
     offered = request.hash_algorithms
@@ -320,12 +390,7 @@ def _negotiate(request: AuthRequest) -> HashAlgorithm:
     return DEFAULT_HASH if DEFAULT_HASH in offered else offered[0]
 
 
-def _unbind(row: SessionRow) -> None:
-    row.issuer = row.subject = row.person_name = row.server = row.email = None
-    row.groups = row.visas = row.bound = row.login_until = None
-
-
-def _snapshot(row: SessionRow) -> AttestedSession | None:
+def snapshot(row: SessionRow) -> AttestedSession | None:
     """Return what a row says, or None without a standing attestation."""
     if (
         row.tee_pubkey is None
@@ -356,6 +421,7 @@ def _snapshot(row: SessionRow) -> AttestedSession | None:
         server=row.server or "",
         bound=row.bound,
         login_until=row.login_until,
+        tee=row.tee,
     )
 
 

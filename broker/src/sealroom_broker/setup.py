@@ -16,7 +16,8 @@ from sealroom_broker.config import Config, Mode, load_config
 from sealroom_broker.files import create_private
 from sealroom_broker.migrate import migrate
 from sealroom_broker.store import Store
-from sealroom_broker.wrap import FileKeyWrap
+from sealroom_broker.wrap import FileKek, Kek, create_kek
+from sealroom_broker.wrap.settings import Provider
 
 CONFIG_FILE = "broker.toml"
 PUBLIC_KEY_FILE = "audit.pub"
@@ -36,10 +37,16 @@ class Plan:
     hub_service: str = "sealroom-broker"
     postgresql: str = ""
     """Address of a database that several processes share, in place of a SQLite file."""
+    kek: Provider = field(default_factory=FileKek)
+    """Who keeps the key-encryption key; paths as seen from here, but a file's as seen from the new folder."""
+    vault_token: Path | None = None
+    """File with a token of Vault that may make the key, in place of the broker's own."""
 
 
 def initialise(home: Path, plan: Plan) -> Path:
     """Make the state in a folder and return its configuration file.
+
+    The key-encryption key is made where there is none; one that is there must be as it has to be.
 
     Raises:
         ConfigurationError: What is there, or what is planned, cannot be.
@@ -52,7 +59,7 @@ def initialise(home: Path, plan: Plan) -> Path:
     if not path.exists():
         create_private(path, render(plan, home.resolve()).encode())
     config = load_config(path)
-    FileKeyWrap.create(config.kek)
+    create_kek(config.kek.first, vault_token=plan.vault_token)
     create_log_key(config.keys / KEY_FILE)
     signer = log_signer(config.name, config.keys / KEY_FILE)
     public = config.keys / PUBLIC_KEY_FILE
@@ -89,7 +96,7 @@ def render(plan: Plan, home: Path) -> str:
         f"name = {json.dumps(plan.name)}",
         f"listen = {json.dumps(plan.listen)}",
         *([] if plan.postgresql else ['database = "broker.sqlite"', 'audit = "audit"']),
-        'kek = "kek.key"',
+        *(['kek = "kek.key"'] if isinstance(plan.kek, FileKek) else []),
         *(['log = "json"'] if plan.mode == "production" else []),
     ]
     if plan.development_root is not None:
@@ -110,4 +117,6 @@ def render(plan: Plan, home: Path) -> str:
             f"api_url = {json.dumps(plan.hub_api_url)}",
             f"service = {json.dumps(plan.hub_service)}",
         ]
+    if not isinstance(plan.kek, FileKek):
+        lines += ["", Kek(first=plan.kek).at(Path.cwd()).text(home).rstrip("\n")]
     return "\n".join(lines) + "\n"

@@ -35,7 +35,7 @@ from sealroom.audit.tlog import (
     leaf_hash,
     tree_root,
 )
-from sealroom.errors import FormatError, IntegrityError, StorageError
+from sealroom.errors import Error, FormatError, IntegrityError, StorageError
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
@@ -141,11 +141,18 @@ class SharedLog:
 
     def inclusion_proof(self, index: int, size: int | None = None) -> list[bytes]:
         """Return the proof that an entry is in the tree of the current size, or of an older one."""
-        return Tiles(self, self.size if size is None else size).inclusion_proof(index)
+        with self._store.read() as session:
+            return self._tiles(session, size).inclusion_proof(index)
 
     def consistency_proof(self, older: int) -> list[bytes]:
         """Return the proof that the log has only grown since it had `older` entries."""
-        return Tiles(self, self.size).consistency_proof(older)
+        with self._store.read() as session:
+            return self._tiles(session, None).consistency_proof(older)
+
+    def _tiles(self, session: Session, size: int | None) -> Tiles:
+        if size is None:
+            size = session.scalars(select(LogHeadRow.size)).one()
+        return Tiles(_Within(session, StorageError), size)
 
     def _edge(self, session: Session) -> Frontier:
         """Return the right edge of the stored tree; this process's own only if nobody else appended."""
@@ -154,7 +161,7 @@ class SharedLog:
         with self._mutex:
             frontier = self._frontier.copy()
         if (frontier.size, frontier.root()) != (checkpoint.size, checkpoint.root):
-            frontier = Tiles(_Within(session), checkpoint.size).frontier()
+            frontier = Tiles(_Within(session, IntegrityError), checkpoint.size).frontier()
         if head.size != checkpoint.size or frontier.root() != checkpoint.root:
             raise IntegrityError(
                 "The stored audit log does not give the root that was signed.",
@@ -176,29 +183,30 @@ class SharedEvidence:
     def keep(self, evidence: bytes) -> str:
         """Store evidence under its digest and return that in hex.
 
+        Within a `Store.write` it is durable when that commits; without one, when this returns.
+
         Raises:
             StorageError: It could not be made durable.
         """
         digest = hashlib.sha256(evidence).hexdigest()
-        with self._store.read() as session:
+        with self._store.join() as session:
             known = session.scalar(select(EvidenceRow.sha256).where(EvidenceRow.sha256 == digest))
-        if known is None:
-            with self._store.join() as session:
-                if session.get(EvidenceRow, digest) is None:
-                    session.add(EvidenceRow(sha256=digest, data=evidence))
+            if known is None:
+                session.execute(insert(EvidenceRow).values(sha256=digest, data=evidence))
         return digest
 
 
 class _Within:
-    """Reads tiles in a transaction that is open already."""
+    """Reads tiles in a transaction that is open already; a missing one is the given kind of error."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, missing: type[Error]) -> None:
         self._session = session
+        self._missing = missing
 
     def get(self, path: str) -> bytes:
         data = _read(self._session, path)
         if data is None:
-            raise IntegrityError(f"The stored audit log has no {path}.")
+            raise self._missing(f"The audit log has no {path}.")
         return data
 
 

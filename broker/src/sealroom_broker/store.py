@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the broker remembers: sessions, datasets, grants, releases, resources, owners' tokens.
+"""What the broker remembers: sessions, datasets, grants, requests, releases, resources, owners' tokens.
 
 Where processes share a database, the audit log with its evidence, the signing keys and the counters of
 clients are in it too.
@@ -15,11 +15,14 @@ Invariants:
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from sealroom.errors import ConfigurationError, StorageError
 from sqlalchemy import (
@@ -33,7 +36,9 @@ from sqlalchemy import (
     LargeBinary,
     String,
     false,
+    select,
 )
+from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.exc import DataError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -41,6 +46,9 @@ from sqlalchemy.types import TypeDecorator
 from sealroom_broker.config import Config, Mode
 from sealroom_broker.database import Database, SqliteDatabase, database_of
 from sealroom_broker.problem import bad_request
+
+ERASE = "erase"
+"""Key of `Meta` that stands as long as traces of a destroyed key may be in the database's files."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -125,8 +133,23 @@ class DatasetRow(Base):
     signature: Mapped[bytes] = mapped_column(LargeBinary)
     owner_key: Mapped[bytes] = mapped_column(LargeBinary)
     wrapped_key: Mapped[bytes] = mapped_column(LargeBinary)
+    """Empty once it was destroyed."""
     registered: Mapped[datetime] = mapped_column(UtcDateTime)
     version: Mapped[int] = mapped_column(default=1)
+    keep_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """When the permit ends: the key is destroyed then."""
+    destroyed: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """When its key was destroyed; None while it is there."""
+
+
+class ProjectRow(Base):
+    """A project that was halted once; one that never was is in its grants only."""
+
+    __tablename__ = "projects"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    halted: Mapped[bool]
+    since: Mapped[datetime] = mapped_column(UtcDateTime)
+    reason: Mapped[str]
 
 
 class GrantRow(Base):
@@ -149,6 +172,25 @@ class GrantRow(Base):
     until: Mapped[datetime | None] = mapped_column(UtcDateTime)
     created: Mapped[datetime] = mapped_column(UtcDateTime)
     withdrawn: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    servers: Mapped[int | None]
+    """Most servers of one person at once."""
+    outputs: Mapped[bool] = mapped_column(default=False, server_default=false())
+    project: Mapped[str] = mapped_column(String(64), default="", server_default="")
+    dataset_key: Mapped[bool] = mapped_column(default=False, server_default=false())
+
+
+def holder_key(issuer: str, subject: str) -> str:
+    """Return what a person is looked up by: one length, whatever issuer and subject are."""
+    return hashlib.sha256(json.dumps([issuer, subject]).encode()).hexdigest()
+
+
+def _holder_of_session(context: DefaultExecutionContext) -> str:
+    """Return the person of a release's session, as it is in the release's own transaction."""
+    values: Mapping[str, Any] = context.get_current_parameters()  # type: ignore[no-untyped-call]
+    session_id = values["session"]
+    query = select(SessionRow.issuer, SessionRow.subject).where(SessionRow.id == session_id)
+    row = context.connection.execute(query).first()
+    return holder_key(row.issuer, row.subject) if row and row.issuer and row.subject else ""
 
 
 class ReleaseRow(Base):
@@ -165,9 +207,44 @@ class ReleaseRow(Base):
     audit_index: Mapped[int]
     audit_leaf: Mapped[str] = mapped_column(String(64))
     ended: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    """When the session went to another attested key."""
+    """When the session went to another attested key, or lost its place to another server of the person."""
+    holder: Mapped[str] = mapped_column(String(64), default=_holder_of_session, server_default="")
+    """Who it is of, see `holder_key`: a session is forgotten some day, and its releases are not."""
 
-    __table_args__ = (Index("releases_by_session", "session", "dataset"),)
+    __table_args__ = (
+        Index("releases_by_session", "session", "dataset"),
+        Index("releases_by_grant", "grant", "ended"),
+        Index("releases_by_holder", "holder", "audit_index"),
+    )
+
+
+class AccessRequestRow(Base):
+    """A person's request for access to a dataset, with the server that it came from as it was then."""
+
+    __tablename__ = "access_requests"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    dataset: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    holder: Mapped[str] = mapped_column(String(64))
+    """Who asks, see `holder_key`."""
+    person: Mapped[dict[str, Any]] = mapped_column(JSON)
+    purpose: Mapped[str] = mapped_column(String(32))
+    reason: Mapped[str]
+    until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    created: Mapped[datetime] = mapped_column(UtcDateTime)
+    session: Mapped[str] = mapped_column(String(64))
+    server: Mapped[dict[str, Any]] = mapped_column(JSON)
+    state: Mapped[str] = mapped_column(String(16))
+    audit_index: Mapped[int] = mapped_column(BigInteger)
+    """The request's own entry of the log."""
+    answer: Mapped[str] = mapped_column(default="")
+    answered: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    answered_by: Mapped[str] = mapped_column(default="")
+    grant: Mapped[str] = mapped_column(String(32), default="")
+
+    __table_args__ = (
+        Index("access_requests_by_holder", "holder", "state"),
+        Index("access_requests_by_dataset", "dataset", "state"),
+    )
 
 
 class ResourceRow(Base):
@@ -271,6 +348,8 @@ class Store:
     def __init__(self, database: Path | Database) -> None:
         self.database: Database = SqliteDatabase(database) if isinstance(database, Path) else database
         self.engine = self.database.engine
+        self._reader = self.engine.execution_options(**self.database.reading)
+        self._writer = self.engine.execution_options(**self.database.writing)
         # The database's own lock is not fair: without this one, a busy broker could let a writer wait long.
         self._writing = threading.Lock()
         self._current = threading.local()
@@ -287,8 +366,7 @@ class Store:
         Raises:
             StorageError: The database cannot be read.
         """
-        engine = self.engine.execution_options(**self.database.reading)
-        with _translated(), Session(engine, expire_on_commit=False) as session:
+        with _translated(), Session(self._reader, expire_on_commit=False) as session:
             session.connection()
             yield session
 
@@ -300,11 +378,10 @@ class Store:
             StorageError: The database cannot be written. Where the connection broke during the commit, it may
                 have happened all the same.
         """
-        engine = self.engine.execution_options(**self.database.writing)
         with (
             self._turn(),
             _translated(),
-            Session(engine, expire_on_commit=False) as session,
+            Session(self._writer, expire_on_commit=False) as session,
             session.begin(),
         ):
             self.database.lock(session.connection())  # begins now, not at the first statement
@@ -336,6 +413,23 @@ class Store:
             yield
         finally:
             self._writing.release()
+
+    def erase(self) -> None:
+        """Remove the traces of destroyed keys from the database's files, if there may be any.
+
+        Raises:
+            StorageError: They could not all be removed now; it can be tried again.
+        """
+        with self.read() as session:
+            due = session.get(Meta, ERASE) is not None
+        if not due:
+            return
+        with self._turn(), _translated():
+            self.database.erase()
+        with self.write() as session:
+            row = session.get(Meta, ERASE)
+            if row is not None:
+                session.delete(row)
 
     def bind_mode(self, mode: Mode) -> None:
         """Remember the mode of the first start; every later start must have the same.

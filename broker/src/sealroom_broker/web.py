@@ -25,6 +25,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sealroom_broker.logs import REQUEST_ID
@@ -79,7 +80,8 @@ def parse_body(model: type[M], body: bytes) -> M:
         Problem: It is something else (400).
     """
     try:
-        return parse(model, body, limit=len(body))
+        # Strict: what the document of the API does not allow is not read as something that it does.
+        return parse(model, body, limit=len(body), strict=True)
     except ProtocolError as error:
         raise bad_request(error.message) from error
 
@@ -107,13 +109,36 @@ def on_problem(request: Request, error: Exception) -> Response:
         error = unavailable("broker.failed", "The broker could not do this now.")
     elif isinstance(error, HTTPException):
         names = {404: "NotFound", 405: "MethodNotAllowed"}
-        error = Problem(error.status_code, names.get(error.status_code, "ProtocolError"), error.detail)
+        headers = {"Allow": _allowed(request)} if error.status_code == 405 else {}
+        name = names.get(error.status_code, "ProtocolError")
+        error = Problem(error.status_code, name, error.detail, headers=headers)
     if not isinstance(error, Problem):
         raise error
     request.scope[CODES] = [reason.code for reason in error.body.reasons]
     response = answer(error.body, error.status)
     response.headers.update(error.headers)
+    if error.status == 503:
+        response.headers.setdefault("Retry-After", "5")
     return response
+
+
+def _allowed(request: Request) -> str:
+    """Return the methods that a path has; the router names those of its first route alone."""
+    scope = dict(request.scope)
+    scope["root_path"] = scope.get("app_root_path", scope.get("root_path", ""))
+    routes: Sequence[BaseRoute] = request.app.routes
+    found: set[str] = set()
+    while routes:
+        mounted: Sequence[BaseRoute] = ()
+        for route in routes:
+            match, inner = route.matches(scope)
+            if isinstance(route, Route) and match is not Match.NONE:
+                found |= route.methods or set()
+            elif isinstance(route, Mount) and match is Match.FULL:
+                scope, mounted = {**scope, **inner}, route.routes
+                break
+        routes = mounted
+    return ", ".join(sorted(found))
 
 
 class Observer(Protocol):

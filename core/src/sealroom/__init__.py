@@ -8,6 +8,8 @@ In a notebook:
 - `sealroom.unlock("heartbeats")`: have one released to this server.
 - `sealroom.open("heartbeats/ecg.npy")`: read a file of it, decrypted in memory.
 - `sealroom.record("heartbeats")`: what was proven, by whom, on which dataset.
+- `sealroom.explain("heartbeats")`: what the broker would decide now, rule by rule.
+- `sealroom.request("heartbeats", reason="…")`: ask the owner for access; `sealroom.requests()` lists yours.
 
 Importing this package loads nothing else; each name is loaded when it is first used.
 """
@@ -18,13 +20,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sealroom import datasets, errors
-    from sealroom.datasets.api import open, record, status, unlock  # noqa: A004 - meant to be sealroom.open
+    from sealroom.datasets.api import (
+        explain,
+        open,  # noqa: A004 - meant to be sealroom.open
+        record,
+        request,
+        requests,
+        status,
+        unlock,
+    )
 
     __version__: str
 
-__all__ = ["__version__", "datasets", "errors", "open", "record", "status", "unlock"]
+__all__ = [
+    "__version__",
+    "datasets",
+    "errors",
+    "explain",
+    "open",
+    "record",
+    "request",
+    "requests",
+    "status",
+    "unlock",
+]
 
-_FROM_API = ("open", "record", "status", "unlock")
+_FROM_API = ("explain", "open", "record", "request", "requests", "status", "unlock")
 
 
 def __getattr__(name: str) -> Any:

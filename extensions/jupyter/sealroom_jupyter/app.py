@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_server.extension.application import ExtensionApp
-from traitlets import Float, List, Unicode, default
+from traitlets import Bool, Float, List, Unicode, default
 
 from sealroom_jupyter.handlers import ROUTES, web_settings
 from sealroom_jupyter.hub import keep_token_off_disk, take_token
 from sealroom_jupyter.ports import HubToken
 from sealroom_jupyter.reporter import Reporter
 from sealroom_jupyter.service import SealroomService
-from sealroom_jupyter.settings import Settings, paths_from
+from sealroom_jupyter.settings import OidcSettings, Settings, paths_from
 
 _THREADS = 8
 """Calls of the panel that wait for the broker at once; more wait in line."""
@@ -78,6 +78,45 @@ class Sealroom(ExtensionApp):
 
         Default: $SEALROOM_SERVER_NAME, else $JUPYTERHUB_SERVER_NAME.
         """
+    ).tag(config=True)
+
+    oidc_issuer = Unicode(
+        help="""Issuer of the OpenID Connect provider where people log in, if not the hub says who they are.
+
+        The broker must know it (`[[identity.issuers]]`). Default: $SEALROOM_OIDC_ISSUER. Empty: the hub.
+        """
+    ).tag(config=True)
+
+    oidc_client_id = Unicode(
+        help="""The public client whose tokens the broker accepts.
+
+        Default: $SEALROOM_OIDC_CLIENT_ID.
+        """
+    ).tag(config=True)
+
+    oidc_scope = Unicode(
+        help="""Scopes to ask for; `openid` is among them. Default: $SEALROOM_OIDC_SCOPE, else `openid`."""
+    ).tag(config=True)
+
+    oidc_ways = List(
+        Unicode(),
+        help="""How people log in: `browser`, `device` (a link with a code) or both.
+
+        Whoever sends somebody else a link with a code can get their login for his server: leave `device` off
+        where a redirect reaches this server. Default: $SEALROOM_OIDC_WAYS (words), else `browser`.
+        """,
+    ).tag(config=True)
+
+    oidc_redirect_url = Unicode(
+        help="""The redirect as the provider knows it, where a proxy hides this server's own address.
+
+        Default: $SEALROOM_OIDC_REDIRECT_URL, else made of the address that the browser uses.
+        """
+    ).tag(config=True)
+
+    oidc_userinfo = Bool(
+        False,
+        help="""Whether the broker gets the access token too; it reads visas from the userinfo with it.""",
     ).tag(config=True)
 
     poll_interval = Float(
@@ -149,6 +188,26 @@ class Sealroom(ExtensionApp):
         names = ("SEALROOM_SERVER_NAME", "JUPYTERHUB_SERVER_NAME")
         return next((os.environ[name] for name in names if os.environ.get(name)), "")
 
+    @default("oidc_issuer")
+    def _default_oidc_issuer(self) -> str:
+        return os.environ.get("SEALROOM_OIDC_ISSUER", "")
+
+    @default("oidc_client_id")
+    def _default_oidc_client_id(self) -> str:
+        return os.environ.get("SEALROOM_OIDC_CLIENT_ID", "")
+
+    @default("oidc_scope")
+    def _default_oidc_scope(self) -> str:
+        return os.environ.get("SEALROOM_OIDC_SCOPE", "") or "openid"
+
+    @default("oidc_ways")
+    def _default_oidc_ways(self) -> list[str]:
+        return os.environ.get("SEALROOM_OIDC_WAYS", "").split() or ["browser"]
+
+    @default("oidc_redirect_url")
+    def _default_oidc_redirect_url(self) -> str:
+        return os.environ.get("SEALROOM_OIDC_REDIRECT_URL", "")
+
     def to_settings(self) -> Settings:
         """Return the traits as the rest of the extension takes them."""
         return Settings(
@@ -165,6 +224,20 @@ class Sealroom(ExtensionApp):
             retry_most=self.retry_most,
             retry_first=min(1.0, self.retry_most),
             timeout=self.timeout,
+            oidc=self._oidc_settings(),
+        )
+
+    def _oidc_settings(self) -> OidcSettings | None:
+        """Return where people log in. Half a setting counts: it must not fall back to the hub's word."""
+        if not self.oidc_issuer and not self.oidc_client_id:
+            return None
+        return OidcSettings(
+            issuer=self.oidc_issuer,
+            client_id=self.oidc_client_id,
+            scope=self.oidc_scope,
+            ways=tuple(self.oidc_ways),
+            redirect_url=self.oidc_redirect_url,
+            userinfo=self.oidc_userinfo,
         )
 
     def make_service(self, token: HubToken) -> SealroomService:

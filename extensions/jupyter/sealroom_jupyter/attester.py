@@ -25,7 +25,7 @@ from typing import Protocol
 
 from sealroom import errors
 from sealroom.datasets.messages import ErrorInfo
-from sealroom.kbs.calls import IdentityRequest, Person, SessionState
+from sealroom.kbs.calls import Person, SessionState
 
 from sealroom_jupyter.errors import EvidenceError, NotProvenError, info_of
 from sealroom_jupyter.messages import EvidenceBundle, Phase
@@ -38,8 +38,10 @@ from sealroom_jupyter.ports import (
     Devices,
     Event,
     Evidence,
+    HubLogin,
     HubToken,
     NoDevices,
+    PersonLogin,
     Proof,
     Provider,
     ReadToken,
@@ -85,6 +87,7 @@ class Attester:
         read_token: Verifies an attestation result and says what is in it.
         devices: Gives the evidence of the GPUs for a person's own nonce; the broker's client asks by itself.
         hub_token: Says at the broker who the person is; without one nobody is bound.
+        login: Says it instead of the hub's token.
         report: Tells the hub's status service; must not block.
         clock: The time.
         log: Where to write.
@@ -99,6 +102,7 @@ class Attester:
         read_token: ReadToken,
         devices: Devices | None = None,
         hub_token: HubToken | None = None,
+        login: PersonLogin | None = None,
         report: Callable[[Event], None] = lambda event: None,
         clock: Clock | None = None,
         log: logging.Logger | None = None,
@@ -108,7 +112,7 @@ class Attester:
         self._connect = connect
         self._read_token = read_token
         self._devices = devices or NoDevices()
-        self._hub_token = hub_token
+        self._login = login or HubLogin(hub_token or HubToken(""), settings.server_name)
         self._report = report
         self._clock = clock or Clock()
         self._log = log or logging.getLogger(__name__)
@@ -167,6 +171,33 @@ class Attester:
                 if not _is_refusal(error):
                     raise
         return self.state
+
+    def present(self) -> None:
+        """Present the person's login now; a failure is part of the state, no error."""
+        with self._session_lock:
+            if self._broker is None or self._state.proof is None:
+                return
+            try:
+                self._poll()
+            except errors.Error as error:
+                self._failed(error)
+
+    def begin_anew(self, sentence: str) -> None:
+        """Leave the session at the broker for good: its key, its person and every dataset.
+
+        The next session has a new key, so that no login of the old one can be used in it.
+
+        Args:
+            sentence: Why, for who asks where the data are.
+        """
+        with self._session_lock:
+            broker, self._broker = self._broker, None
+            if broker is not None:
+                broker.close()
+            self._session_ends = None
+            self._state = replace(self._state, phase="starting", proof=None, person=None, error=None)
+            if self._follower is not None:
+                self._follower.lost(sentence)
 
     def evidence(self, nonce: bytes) -> EvidenceBundle:
         """Return evidence over a person's own nonce, for them to verify without the broker.
@@ -270,36 +301,42 @@ class Attester:
         if proof is None or broker.token != proof.token:
             # The client attested again by itself, because the broker had forgotten the session.
             self._accept(broker, broker.token)
-        session = self._bind(broker, session)
+        session, settled = self._bind(broker, session)
         self._session_ends = session.expires
         self._state = replace(self._state, phase="verified", person=session.person)
         if self._follower is not None:
             self._follower.session_changed(broker, session)
-        if session.person is not None or not self._hub_token:
+        if session.person is not None or settled:
             self._state = replace(self._state, error=None)
             self._failures, self._silent_since = 0, None
 
-    def _bind(self, broker: Broker, session: SessionState) -> SessionState:
-        """Bind the person if the session has none or it is time to again; the server stays proven without."""
-        if (session.person is not None and not session.login_due) or not self._hub_token:
-            return session
-        request = IdentityRequest(
-            provider="jupyterhub", token=self._hub_token.reveal(), server=self._settings.server_name
-        )
+    def _bind(self, broker: Broker, session: SessionState) -> tuple[SessionState, bool]:
+        """Bind the person if the session has none or it is time to again; the server stays proven without.
+
+        Returns:
+            The session, and whether nothing is left to be done about the person.
+        """
+        bound = session.person is not None
+        if bound and not session.login_due:
+            return session, True
         try:
-            broker.identity(request)
-            return broker.session()
+            request = self._login.request(bound=bound)
+            if request is None:
+                return session, True
+            self._login.taken(broker.identity(request))
+            return broker.session(), True
         except errors.AccessDeniedError as error:
+            self._login.refused(error)
             self._failures += 1
             self._state = replace(self._state, error=info_of(error))
             if self._follower is not None:
                 self._follower.lost(error.message)
             # The broker may still count on the last login; whoever issued it no longer does.
-            return session.model_copy(update={"person": None})
+            return session.model_copy(update={"person": None}), False
         except errors.Error as error:
             self._failures += 1
             self._silent(info_of(error), "verified")
-        return session
+        return session, False
 
     # -- evidence
 

@@ -29,9 +29,16 @@ class UnknownDatasetError(errors.Error):
     code: ClassVar[str] = "unknown_dataset"
 
 
+class UnknownReleaseError(errors.Error):
+    """There is no such release to this person."""
+
+    code: ClassVar[str] = "unknown_release"
+
+
 # What an HTTP client is told: 4xx is the request's or the grant's fault, 502 the other side's, 503 may pass.
 _STATUS: tuple[tuple[type[errors.Error], int], ...] = (
     (UnknownDatasetError, 404),
+    (UnknownReleaseError, 404),
     (errors.AccessDeniedError, 403),
     (errors.FormatError, 400),
     (errors.ConfigurationError, 400),

@@ -13,24 +13,34 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
+from datetime import datetime
+from html import escape
 from typing import Any, Protocol, TypeVar
 
 from jupyter_server.auth.decorator import authorized
 from jupyter_server.base.handlers import APIHandler
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from sealroom.datasets.messages import ExplanationInfo, RequestInfo, TermInfo
 from sealroom.errors import Error
 from tornado import web
 
 from sealroom_jupyter.errors import http_status, problem_of
+from sealroom_jupyter.login import redirect_of
 from sealroom_jupyter.messages import (
+    BrowserStart,
     DatasetView,
     DatasetViews,
+    DeviceCode,
     EvidenceBundle,
     Preview,
     Problem,
+    ProofFile,
     Record,
+    ReleaseView,
+    ReleaseViews,
+    RequestViews,
     Status,
 )
 from sealroom_jupyter.own_nonce import parse_nonce
@@ -68,6 +78,46 @@ class Service(Protocol):
     def record(self, dataset: str) -> Record:
         """Return what was proven."""
 
+    @property
+    def purposes(self) -> tuple[TermInfo, ...]:
+        """Every purpose that people may ask for."""
+
+    def explain(self, dataset: str, purpose: str = "") -> ExplanationInfo:
+        """Return what the broker would decide."""
+
+    def asking_preview(self, dataset: str) -> Preview:
+        """Return what the owner sees of a request for access."""
+
+    def request(self, dataset: str, purpose: str, reason: str, until: datetime | None = None) -> RequestInfo:
+        """Ask for access."""
+
+    def requests(self) -> tuple[RequestInfo, ...]:
+        """Return the person's requests."""
+
+    def take_back(self, request: str) -> RequestInfo:
+        """Take a request back."""
+
+    def releases(self) -> tuple[ReleaseView, ...]:
+        """Return what was released to the person."""
+
+    def proof(self, index: int) -> ProofFile:
+        """Return the proof of a release."""
+
+    def login_in_browser(self, redirect_uri: str) -> BrowserStart:
+        """Begin a login in the browser."""
+
+    def finish_login(self, query: Mapping[str, str]) -> Status:
+        """Finish a login in the browser."""
+
+    def login_with_code(self) -> DeviceCode:
+        """Begin a login with a link and a code."""
+
+    def cancel_login(self) -> Status:
+        """Give up a login."""
+
+    def logout(self) -> Status:
+        """Forget the person."""
+
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -83,6 +133,16 @@ class _EvidenceBody(_Body):
 
 class _UnlockBody(_Body):
     purpose: str = Field(default="", max_length=64)
+
+
+class _AskBody(_Body):
+    purpose: str = Field(max_length=64)
+    reason: str = Field(max_length=16_000)
+    until: AwareDatetime | None = None
+
+
+class _OriginBody(_Body):
+    origin: str = Field(max_length=512)
 
 
 _B = TypeVar("_B", bound=_Body)
@@ -186,7 +246,9 @@ class DatasetsHandler(SealroomHandler):
     @authorized
     async def get(self) -> None:
         """Answer the datasets and their states."""
-        await self.answer(lambda: DatasetViews(datasets=self.service.datasets()))
+        await self.answer(
+            lambda: DatasetViews(datasets=self.service.datasets(), purposes=self.service.purposes)
+        )
 
 
 class UnlockHandler(SealroomHandler):
@@ -231,7 +293,167 @@ class RecordHandler(SealroomHandler):
         await self.answer(lambda: self.service.record(dataset))
 
 
+class ExplainHandler(SealroomHandler):
+    """`GET datasets/<id>/explain[?purpose=]`."""
+
+    @web.authenticated
+    @authorized
+    async def get(self, dataset: str) -> None:
+        """Answer what the broker would decide."""
+        purpose = self.get_query_argument("purpose", "")[:64]
+        await self.answer(lambda: self.service.explain(dataset, purpose))
+
+
+class AskPreviewHandler(SealroomHandler):
+    """`GET datasets/<id>/ask-preview`."""
+
+    @web.authenticated
+    @authorized
+    async def get(self, dataset: str) -> None:
+        """Answer what the owner sees of a request for access."""
+        await self.answer(lambda: self.service.asking_preview(dataset))
+
+
+class AskHandler(SealroomHandler):
+    """`POST datasets/<id>/ask`."""
+
+    @web.authenticated
+    @authorized
+    async def post(self, dataset: str) -> None:
+        """Ask the owner for access and answer the request."""
+        body = self.body(_AskBody)
+        await self.answer(lambda: self.service.request(dataset, body.purpose, body.reason, body.until))
+
+
+class RequestsHandler(SealroomHandler):
+    """`GET requests`."""
+
+    _track_activity = False
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """Answer the person's requests."""
+        await self.answer(lambda: RequestViews(requests=self.service.requests()))
+
+
+class TakeBackHandler(SealroomHandler):
+    """`POST requests/<id>/take-back`."""
+
+    @web.authenticated
+    @authorized
+    async def post(self, request: str) -> None:
+        """Take a request back and answer it."""
+        self.body(_Nothing)
+        await self.answer(lambda: self.service.take_back(request))
+
+
+class ReleasesHandler(SealroomHandler):
+    """`GET releases`."""
+
+    _track_activity = False
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """Answer what was released to the person."""
+        await self.answer(lambda: ReleaseViews(releases=self.service.releases()))
+
+
+class ProofHandler(SealroomHandler):
+    """`GET releases/<index>/proof`."""
+
+    @web.authenticated
+    @authorized
+    async def get(self, index: str) -> None:
+        """Answer the proof of a release: a file's name and text."""
+        await self.answer(lambda: self.service.proof(int(index)))
+
+
+class LoginBrowserHandler(SealroomHandler):
+    """`POST login/browser`."""
+
+    @web.authenticated
+    @authorized
+    async def post(self) -> None:
+        """Begin a login in the browser and answer where to send it."""
+        origin = self.body(_OriginBody).origin
+        path = f"{self.base_url}sealroom/api/login/callback"
+        host = self.request.host
+        await self.answer(lambda: self.service.login_in_browser(redirect_of(origin, host, path)))
+
+
+class LoginDeviceHandler(SealroomHandler):
+    """`POST login/device`."""
+
+    @web.authenticated
+    @authorized
+    async def post(self) -> None:
+        """Begin a login with a link and answer the code."""
+        self.body(_Nothing)
+        await self.answer(self.service.login_with_code)
+
+
+class LoginCancelHandler(SealroomHandler):
+    """`POST login/cancel`."""
+
+    @web.authenticated
+    @authorized
+    async def post(self) -> None:
+        """Give up a login that goes on and answer the status."""
+        self.body(_Nothing)
+        await self.answer(self.service.cancel_login)
+
+
+class LoginCallbackHandler(SealroomHandler):
+    """`GET login/callback`: the identity provider sends the person's browser here."""
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """Finish the login and tell the person, in a page of its own."""
+        arguments = self.request.query_arguments
+        query = {name: values[-1].decode("utf-8", "replace") for name, values in arguments.items()}
+        try:
+            status = await self.in_thread(lambda: self.service.finish_login(query))
+        except Error as error:
+            self.set_status(http_status(error))
+            await self._page("You are not logged in", f"{error.message} {error.advice}".strip())
+            return
+        if status.login is None or status.login.state != "in":
+            sentence = "The broker does not answer now. The panel in your notebook shows when it has."
+            await self._page("Your login is being checked", sentence)
+            return
+        name = status.login.name
+        await self._page("You are logged in", f"As {name}. Close this tab and go back to your notebook.")
+
+    async def _page(self, title: str, sentence: str) -> None:
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("Referrer-Policy", "no-referrer")
+        head = (
+            f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
+        )
+        page = f'<!doctype html><html lang="en"><head>{head}</head><body><main><h1>{title}</h1>'
+        await self.finish(
+            f"{page}<p>{escape(sentence)}</p></main></body></html>",
+            set_content_type="text/html; charset=utf-8",
+        )
+
+
+class LogoutHandler(SealroomHandler):
+    """`POST logout`."""
+
+    @web.authenticated
+    @authorized
+    async def post(self) -> None:
+        """Forget the person and answer the status."""
+        self.body(_Nothing)
+        await self.answer(self.service.logout)
+
+
 _ID = r"([a-z0-9][a-z0-9._-]{0,62})"
+_REQUEST = r"([A-Za-z0-9_-]{1,64})"
+_INDEX = r"([0-9]{1,15})"
 
 ROUTES: tuple[tuple[str, type[SealroomHandler]], ...] = (
     (r"/sealroom/api/status", StatusHandler),
@@ -241,7 +463,19 @@ ROUTES: tuple[tuple[str, type[SealroomHandler]], ...] = (
     (rf"/sealroom/api/datasets/{_ID}/unlock", UnlockHandler),
     (rf"/sealroom/api/datasets/{_ID}/lock", LockHandler),
     (rf"/sealroom/api/datasets/{_ID}/request-preview", PreviewHandler),
+    (rf"/sealroom/api/datasets/{_ID}/explain", ExplainHandler),
+    (rf"/sealroom/api/datasets/{_ID}/ask", AskHandler),
+    (rf"/sealroom/api/datasets/{_ID}/ask-preview", AskPreviewHandler),
     (rf"/sealroom/api/record/{_ID}", RecordHandler),
+    (r"/sealroom/api/requests", RequestsHandler),
+    (rf"/sealroom/api/requests/{_REQUEST}/take-back", TakeBackHandler),
+    (r"/sealroom/api/releases", ReleasesHandler),
+    (rf"/sealroom/api/releases/{_INDEX}/proof", ProofHandler),
+    (r"/sealroom/api/login/browser", LoginBrowserHandler),
+    (r"/sealroom/api/login/device", LoginDeviceHandler),
+    (r"/sealroom/api/login/cancel", LoginCancelHandler),
+    (r"/sealroom/api/login/callback", LoginCallbackHandler),
+    (r"/sealroom/api/logout", LogoutHandler),
 )
 """Every route of this extension."""
 

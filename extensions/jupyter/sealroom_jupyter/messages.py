@@ -13,7 +13,15 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
-from sealroom.datasets.messages import DatasetInfo, ReasonInfo, RecordInfo, ServerStatus
+from sealroom.datasets.messages import (
+    DatasetInfo,
+    ErrorInfo,
+    ReasonInfo,
+    RecordInfo,
+    RequestInfo,
+    ServerStatus,
+    TermInfo,
+)
 
 Phase = Literal["starting", "evidence", "verified", "refused", "unreachable"]
 """Where the server is on the way to being proven.
@@ -36,11 +44,49 @@ class Problem(_Model):
     """Stable machine code of the class of error."""
 
 
+Way = Literal["browser", "device"]
+"""How a person logs in: a redirect back to this server, or a link with a short code."""
+
+
+class LoginView(_Model):
+    """The person's login at an OpenID Connect provider, where this server has one of its own."""
+
+    issuer: str
+    ways: tuple[Way, ...] = ()
+    """Ways that are on; none where the settings are wrong."""
+    state: Literal["out", "waiting", "in"] = "out"
+    name: str = ""
+    """Who is logged in."""
+    until: datetime | None = None
+    """When the broker wants the login presented again."""
+    renews: bool = False
+    """Whether this server can do that without the person."""
+    error: ErrorInfo | None = None
+    """Why the last login did not work, or has ended."""
+
+
+class BrowserStart(_Model):
+    """Answer of `POST login/browser`: where to send the person's browser."""
+
+    url: str
+
+
+class DeviceCode(_Model):
+    """Answer of `POST login/device`: what the person opens and compares. Worth nothing once it was used."""
+
+    uri: str
+    """The link to open, with the code in it if the provider makes one."""
+    code: str
+    expires: datetime
+
+
 class Status(ServerStatus):
     """What this server can prove about itself, now."""
 
     root: str | None = None
     """Path of the development root's certificate, for `sealroom verify --root`; none with AMD's own roots."""
+    login: LoginView | None = None
+    """None where the hub says who the person is."""
 
 
 class DatasetView(DatasetInfo):
@@ -54,6 +100,42 @@ class DatasetViews(_Model):
     """Answer of `GET datasets`."""
 
     datasets: tuple[DatasetView, ...] = ()
+    purposes: tuple[TermInfo, ...] = ()
+    """Every purpose that people may ask for, whatever a dataset's terms name."""
+
+
+class RequestViews(_Model):
+    """Answer of `GET requests`: the person's own, the newest first."""
+
+    requests: tuple[RequestInfo, ...] = ()
+
+
+class ReleaseView(_Model):
+    """A release to this person, as the panel lists it."""
+
+    index: int
+    """Index of its entry in the broker's audit log."""
+    time: datetime
+    dataset: str
+    title: str = ""
+    purpose: TermInfo
+    grant: str = ""
+    key: str = ""
+    """The log's key as the broker gives it, to compare with one that came from elsewhere."""
+
+
+class ProofFile(_Model):
+    """Answer of `GET releases/<index>/proof`: a file that `sealroom audit check-proof` takes."""
+
+    name: str
+    text: str
+    """C2SP tlog-proof, with the entry in it."""
+
+
+class ReleaseViews(_Model):
+    """Answer of `GET releases`, the newest first."""
+
+    releases: tuple[ReleaseView, ...] = ()
 
 
 class PreviewItem(_Model):

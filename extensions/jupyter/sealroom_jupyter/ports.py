@@ -14,10 +14,15 @@ from pathlib import Path
 from typing import Literal, NoReturn, Protocol
 
 from sealroom.datasets.messages import DeviceInfo, EnvironmentInfo
+from sealroom.errors import AccessDeniedError
 from sealroom.kbs.calls import (
+    AccessRequest,
+    AccessRequestSpec,
     DatasetList,
+    Explanation,
     IdentityRequest,
     IdentityResponse,
+    OwnRelease,
     ReleaseRequest,
     ReleaseResponse,
     SessionState,
@@ -89,6 +94,25 @@ class Broker(Protocol):
     def session(self) -> SessionState:
         """Return the session as the broker sees it."""
 
+    @property
+    def tee_pubkey(self) -> Mapping[str, str]:
+        """The public key that the evidence covers; a login's nonce is made from it."""
+
+    def explain(self, dataset: str, purpose: str | None) -> Explanation:
+        """Return what the broker would decide now; nothing is released."""
+
+    def request_access(self, spec: AccessRequestSpec) -> AccessRequest:
+        """Ask a dataset's owner for access."""
+
+    def own_requests(self) -> Sequence[AccessRequest]:
+        """Return the person's requests, the newest first."""
+
+    def withdraw_request(self, request: str) -> AccessRequest:
+        """Take back a request that was not answered."""
+
+    def own_releases(self, before: int | None = None) -> Sequence[OwnRelease]:
+        """Return the newest releases to the person, with proofs; those before an index of the log."""
+
     def jwks(self) -> Mapping[str, object]:
         """Return the keys that attestation results are signed with."""
 
@@ -120,6 +144,52 @@ class HubToken:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a hub token is not pickled")
+
+
+class PersonLogin(Protocol):
+    """Says at the broker who the person is. Called with the session held."""
+
+    def request(self, *, bound: bool) -> IdentityRequest | None:
+        """Return what to present to the broker; None where nobody is logged in.
+
+        Args:
+            bound: Whether the session has the person already, and wants the login again.
+
+        Raises:
+            AccessDeniedError: The login has ended.
+            NetworkError: It cannot be renewed now.
+        """
+
+    def taken(self, response: IdentityResponse) -> None:
+        """Take note that the broker bound the person."""
+
+    def refused(self, error: AccessDeniedError) -> None:
+        """Take note that the broker did not."""
+
+
+class HubLogin:
+    """The hub's token of this server is the login.
+
+    Args:
+        token: The token.
+        server: The server's name at the hub.
+    """
+
+    def __init__(self, token: HubToken, server: str) -> None:
+        self._token = token
+        self._server = server
+
+    def request(self, *, bound: bool) -> IdentityRequest | None:
+        """Return the hub's token; None without one."""
+        if not self._token:
+            return None
+        return IdentityRequest(provider="jupyterhub", token=self._token.reveal(), server=self._server)
+
+    def taken(self, response: IdentityResponse) -> None:
+        """Do nothing: the token stays."""
+
+    def refused(self, error: AccessDeniedError) -> None:
+        """Do nothing: the hub may know the token again."""
 
 
 @dataclass(frozen=True, slots=True)

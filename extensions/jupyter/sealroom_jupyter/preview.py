@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Says what a request for a dataset's keys sends to the broker, before it is sent. Pure."""
+"""Says what a request for keys, or for access, lets others see, before it is sent. Pure."""
 
 from __future__ import annotations
 
 from sealroom.datasets.manifest import Manifest
+from sealroom.kbs.calls import Person
 
 from sealroom_jupyter.messages import DatasetView, PreviewItem, Status
 
@@ -22,6 +23,42 @@ def preview_items(dataset: DatasetView, manifest: Manifest | None, status: Statu
         _item("File headers", _headers(manifest)),
         _item("Not sent", "the data, your notebooks, your outputs"),
     )
+
+
+def asking_items(dataset: DatasetView, person: Person | None, status: Status) -> tuple[PreviewItem, ...]:
+    """Return what the owner sees of a request for access, beside the person's own words."""
+    environment = "not an environment that the broker knows"
+    if status.environment is not None:
+        known = status.environment
+        environment = f"{known.title or known.name} {known.version}, {known.digest}".strip()
+    devices = ", ".join(f"{device.title or device.device}: {device.tier}" for device in status.devices)
+    return (
+        _item("Who reads it", f"{dataset.owner}, who owns the data, through {status.broker}"),
+        _item("You", _person(person)),
+        _item("This server", _proof_alone(status)),
+        _item("Environment", environment),
+        _item("Devices", devices or "none has proven itself"),
+        _item(
+            "Evidence", "what this server proved last; the broker keeps it, and auditors can check it again"
+        ),
+        _item("Your words", "dataset, purpose, reason and wanted end, as you write them here"),
+        _item("Not shown", "your notebooks, your outputs, your login"),
+    )
+
+
+def _person(person: Person | None) -> str:
+    if person is None:
+        return "not known to the broker yet"
+    words = f"{person.name} ({person.subject} of {person.issuer})"
+    if person.email:
+        words += f", {person.email}"
+    return f"{words}, groups: {', '.join(person.groups)}" if person.groups else words
+
+
+def _proof_alone(status: Status) -> str:
+    if status.proven_at is None:
+        return "it has not proven itself"
+    return f"{status.title} ({status.tier}), proven {status.proven_at:%Y-%m-%d %H:%M} UTC"
 
 
 def _proof(status: Status) -> str:

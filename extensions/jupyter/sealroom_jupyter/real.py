@@ -17,9 +17,13 @@ from sealroom.guest import DeviceEvidence
 from sealroom.guest import detect as detect_provider
 from sealroom.guest import detect_devices as detect_device_provider
 from sealroom.kbs.calls import (
+    AccessRequest,
+    AccessRequestSpec,
     DatasetList,
+    Explanation,
     IdentityRequest,
     IdentityResponse,
+    OwnRelease,
     ReleaseRequest,
     ReleaseResponse,
     SessionState,
@@ -109,6 +113,15 @@ class _Client(KbsClient):
         self.newest = attested.token
         return attested
 
+    def identity(self, request: IdentityRequest) -> IdentityResponse:
+        response = super().identity(request)
+        if request.provider == "oidc":
+            # An ID token ends within minutes: presented again later it would only be refused. Whoever renews
+            # it presents the new one.
+            with self._lock:
+                self._identity = None
+        return response
+
 
 class KbsBroker:
     """A `Broker` that speaks the key broker protocol.
@@ -155,6 +168,31 @@ class KbsBroker:
     def session(self) -> SessionState:
         """Return the session as the broker sees it."""
         return self._client.session()
+
+    @property
+    def tee_pubkey(self) -> Mapping[str, str]:
+        """The public key that the evidence covers."""
+        return self._client.tee_pubkey
+
+    def explain(self, dataset: str, purpose: str | None) -> Explanation:
+        """Return what the broker would decide now."""
+        return self._client.explain(dataset, purpose)
+
+    def request_access(self, spec: AccessRequestSpec) -> AccessRequest:
+        """Ask a dataset's owner for access."""
+        return self._client.request_access(spec)
+
+    def own_requests(self) -> tuple[AccessRequest, ...]:
+        """Return the person's requests, the newest first."""
+        return self._client.own_requests()
+
+    def withdraw_request(self, request: str) -> AccessRequest:
+        """Take back a request that was not answered."""
+        return self._client.withdraw_request(request)
+
+    def own_releases(self, before: int | None = None) -> tuple[OwnRelease, ...]:
+        """Return what was released to the person, the newest 100 before an index of the log."""
+        return self._client.own_releases(before)
 
     def jwks(self) -> Mapping[str, object]:
         """Return the keys that attestation results are signed with.

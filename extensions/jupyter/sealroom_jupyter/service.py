@@ -6,24 +6,42 @@ The panel (over HTTP) and the notebook (over the agent's socket) see and change 
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
+import httpx
 from sealroom.datasets.agent_server import AgentServer
-from sealroom.datasets.messages import FileInfo
+from sealroom.datasets.messages import ExplanationInfo, FileInfo, RequestInfo, TermInfo
 from sealroom.datasets.vault import Vault
 from sealroom.environments import Environment
-from sealroom.errors import Error
+from sealroom.errors import ConfigurationError, Error
+from sealroom.kbs.nonce import session_nonce
 
 from sealroom_jupyter.attester import Attester
+from sealroom_jupyter.desk import Desk
 from sealroom_jupyter.local import LocalDatasets
-from sealroom_jupyter.messages import DatasetView, EvidenceBundle, Preview, Record, Status
+from sealroom_jupyter.login import OidcLogin
+from sealroom_jupyter.messages import (
+    BrowserStart,
+    DatasetView,
+    DeviceCode,
+    EvidenceBundle,
+    Preview,
+    ProofFile,
+    Record,
+    ReleaseView,
+    Status,
+)
 from sealroom_jupyter.ports import Clock, Connect, Detect, Devices, HubToken, ReadToken
+from sealroom_jupyter.preview import asking_items
 from sealroom_jupyter.reporter import Reporter
 from sealroom_jupyter.settings import Settings
 from sealroom_jupyter.shelf import Shelf
 from sealroom_jupyter.status import describe
+from sealroom_jupyter.views import PURPOSES
 
 
 class SealroomService:
@@ -38,6 +56,7 @@ class SealroomService:
         hub_token: The server's token at the hub; empty where there is no hub.
         reporter: Tells the hub's status service; None where there is none.
         vault: Holds the keys.
+        provider_http: Connections to the identity provider, where people log in at one.
         clock: The time.
         log: Where to write.
     """
@@ -53,6 +72,7 @@ class SealroomService:
         hub_token: HubToken,
         reporter: Reporter | None = None,
         vault: Vault | None = None,
+        provider_http: httpx.Client | None = None,
         clock: Clock | None = None,
         log: logging.Logger | None = None,
     ) -> None:
@@ -62,6 +82,7 @@ class SealroomService:
         self._vault = vault or Vault()
         self._environment_title = _environment_title(settings.environment)
         self._agent: AgentServer | None = None
+        self._login = self._make_login(provider_http, clock)
         self.attester = Attester(
             settings,
             detect=detect,
@@ -69,6 +90,7 @@ class SealroomService:
             read_token=read_token,
             devices=devices,
             hub_token=hub_token,
+            login=self._login,
             report=reporter if reporter is not None else lambda event: None,
             clock=clock,
             log=self._log,
@@ -77,6 +99,7 @@ class SealroomService:
             self.attester, self._vault, LocalDatasets(settings.datasets), status=self.status, clock=clock
         )
         self.attester.follow(self._shelf)
+        self._desk = Desk(self.attester, title=self._shelf.title, clock=clock)
 
     def start(self) -> None:
         """Begin: answer kernels, tell the hub, prove."""
@@ -90,13 +113,16 @@ class SealroomService:
         if self._agent is not None:
             self._agent.stop()
         self._vault.drop_all("The notebook server was stopped.")
+        if self._login is not None:
+            self._login.close()
         self.attester.stop()
         if self._reporter is not None:
             self._reporter.stop()
 
     def status(self) -> Status:
         """Return what this server can prove now."""
-        return describe(self.attester.state, self._settings, environment_title=self._environment_title)
+        status = describe(self.attester.state, self._settings, environment_title=self._environment_title)
+        return status if self._login is None else status.model_copy(update={"login": self._login.view()})
 
     def prove(self) -> Status:
         """Prove afresh."""
@@ -134,6 +160,96 @@ class SealroomService:
     def record(self, dataset: str) -> Record:
         """Return what was proven when a dataset was unlocked last."""
         return self._shelf.record(dataset)
+
+    # -- access requests, explanations, own releases
+
+    @property
+    def purposes(self) -> tuple[TermInfo, ...]:
+        """Every purpose that people may ask for."""
+        return PURPOSES
+
+    def explain(self, dataset: str, purpose: str = "") -> ExplanationInfo:
+        """Return what the broker would decide now; nothing is released."""
+        return self._desk.explain(dataset, purpose)
+
+    def asking_preview(self, dataset: str) -> Preview:
+        """Return what the owner sees of a request for access."""
+        found = self._shelf.dataset(dataset)
+        return Preview(items=asking_items(found, self.attester.state.person, self.status()))
+
+    def request(self, dataset: str, purpose: str, reason: str, until: datetime | None = None) -> RequestInfo:
+        """Ask a dataset's owner for access."""
+        return self._desk.request(dataset, purpose, reason, until)
+
+    def requests(self) -> tuple[RequestInfo, ...]:
+        """Return the person's own requests."""
+        return self._desk.requests()
+
+    def take_back(self, request: str) -> RequestInfo:
+        """Take back a request that was not answered yet."""
+        return self._desk.take_back(request)
+
+    def releases(self) -> tuple[ReleaseView, ...]:
+        """Return what was released to the person."""
+        return self._desk.releases()
+
+    def proof(self, index: int) -> ProofFile:
+        """Return the proof that a release to the person stands in the audit log."""
+        return self._desk.proof(index)
+
+    # -- the person's login
+
+    def login_in_browser(self, redirect_uri: str) -> BrowserStart:
+        """Begin a login in the person's browser."""
+        return self._own_login().begin_browser(redirect_uri)
+
+    def finish_login(self, query: Mapping[str, str]) -> Status:
+        """Finish a login with what the redirect brought back."""
+        self._own_login().finish_browser(query)
+        self._desk.forget()
+        return self.status()
+
+    def login_with_code(self) -> DeviceCode:
+        """Begin a login with a link and a code."""
+        return self._own_login().begin_device()
+
+    def cancel_login(self) -> Status:
+        """Give up a login that goes on."""
+        self._own_login().cancel()
+        return self.status()
+
+    def logout(self) -> Status:
+        """Forget the person: their tokens, the session with the broker, and every dataset's keys."""
+        self._own_login().forget()
+        self.attester.begin_anew("You have logged out.")
+        self._desk.forget()
+        with contextlib.suppress(Error):
+            # If it fails, the Attester tries again by itself.
+            self.attester.prove()
+        return self.status()
+
+    def _own_login(self) -> OidcLogin:
+        if self._login is None:
+            raise ConfigurationError("On this server the hub says who you are; there is no other login.")
+        return self._login
+
+    def _make_login(self, http: httpx.Client | None, clock: Clock | None) -> OidcLogin | None:
+        if self._settings.oidc is None:
+            return None
+        return OidcLogin(
+            self._settings.oidc,
+            server=self._settings.server_name,
+            nonce=self._login_nonce,
+            present=lambda: self.attester.present(),
+            http=http,
+            timeout=self._settings.timeout,
+            clock=clock,
+            log=self._log,
+        )
+
+    def _login_nonce(self) -> str:
+        with self.attester.session() as broker:
+            return session_nonce(broker.tee_pubkey)
 
     def _start_agent(self) -> None:
         socket = self._settings.agent_socket

@@ -13,6 +13,24 @@ AGENT_SOCKET = "agent.sock"
 
 
 @dataclass(frozen=True, slots=True)
+class OidcSettings:
+    """Where people log in if not at the hub. A notebook server is a public client: it has no secret."""
+
+    issuer: str
+    """The provider's issuer identifier, an HTTPS address."""
+    client_id: str
+    """The client whose tokens the broker accepts."""
+    scope: str = "openid"
+    """Scopes to ask for."""
+    ways: tuple[str, ...] = ("browser",)
+    """`browser`, `device` or both."""
+    redirect_url: str = ""
+    """The redirect as it is registered, where it cannot be told from the address that the browser uses."""
+    userinfo: bool = False
+    """Whether the broker gets the access token too, to read the person's visas from the userinfo."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Settings of the Attester and of everything that works with it. No secret is among them."""
 
@@ -42,6 +60,9 @@ class Settings:
     """Longest pause between two tries."""
     timeout: float = 10.0
     """Seconds that one call to the broker or to the status service may take."""
+
+    oidc: OidcSettings | None = None
+    """The provider that people log in at; None where the hub says who they are."""
 
     @property
     def agent_socket(self) -> Path | None:

@@ -35,7 +35,7 @@ from sealroom_jupyter.local import LocalDataset, LocalDatasets
 from sealroom_jupyter.messages import DatasetView, Preview, Record, Status
 from sealroom_jupyter.ports import Broker, Clock
 from sealroom_jupyter.preview import preview_items
-from sealroom_jupyter.views import Known, Open, differs, sort, view
+from sealroom_jupyter.views import Ended, Known, Open, differs, sort, view
 
 
 class StatusSource(Protocol):
@@ -84,7 +84,7 @@ class Shelf:
         self._offered: dict[str, DatasetState] = {}
         self._asked: float | None = None
         self._released: dict[str, _Released] = {}
-        self._ended: dict[str, ReasonInfo] = {}
+        self._ended: dict[str, Ended] = {}
         self._records: dict[str, Record] = {}
 
     # -- what is shown
@@ -102,7 +102,8 @@ class Shelf:
                     local=local.get(name),
                     absent=absent.get(name),
                     open=self._open(name),
-                    doubt=doubt and self._ended.get(name, doubt),
+                    doubt=doubt and self._doubt(name, doubt),
+                    ended=self._ended.get(name),
                 )
             )
             for name in names
@@ -118,6 +119,12 @@ class Shelf:
             if found.id == dataset:
                 return found
         raise _unknown(dataset)
+
+    def title(self, dataset: str) -> str:
+        """Return a dataset's title as the broker gave it last; empty if it gave none."""
+        with self._lock:
+            offered = self._offered.get(dataset)
+        return "" if offered is None else offered.title
 
     def preview(self, dataset: str) -> Preview:
         """Return what a request for a dataset's keys would send."""
@@ -233,6 +240,11 @@ class Shelf:
                 self._end(dataset, f"grant.{state.state}", " ".join(r.sentence for r in state.reasons))
         return offered
 
+    def _doubt(self, dataset: str, doubt: ReasonInfo) -> ReasonInfo:
+        """Return why a dataset is closed while the broker's word is not known: what ended it says more."""
+        ended = self._ended.get(dataset)
+        return doubt if ended is None else ReasonInfo(code=ended.code, sentence=ended.sentence)
+
     def _open(self, dataset: str) -> Open | None:
         released = self._released.get(dataset)
         if released is None or not self._vault.holds(dataset):
@@ -246,7 +258,7 @@ class Shelf:
         self._vault.drop(dataset, sentence, advice=f"Ask {ask}." if ask else "")
         with self._lock:
             self._released.pop(dataset, None)
-            self._ended[dataset] = ReasonInfo(code=code, sentence=sentence)
+            self._ended[dataset] = Ended(code, sentence, self._clock.now())
             self._asked = None
 
     def _renew(self, broker: Broker, dataset: str, released: _Released) -> None:

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from sealroom.datasets.messages import ReasonInfo, TermInfo
+from sealroom.datasets.messages import EndedInfo, ReasonInfo, TermInfo
+from sealroom.datasets.terms import LABELS
 from sealroom.kbs.calls import DatasetState
 
 from sealroom_jupyter.local import Absent, LocalDataset
@@ -21,6 +22,22 @@ from sealroom_jupyter.messages import DatasetView
 
 DIFFERS = "manifest.differs"
 """Rule id: the sealed files on this machine are not those that the data owner registered."""
+
+
+PERMISSIONS = ("DUO:0000042", "DUO:0000006", "DUO:0000007", "DUO:0000011", "DUO:0000043", "DUO:0000004")
+"""Terms that say what data are used for; the others say under which conditions."""
+
+PURPOSES = tuple(TermInfo(code=code, label=LABELS[code]) for code in PERMISSIONS)
+"""Every purpose that people may ask for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Access that this server had, and why it has it no more."""
+
+    code: str
+    sentence: str
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +60,39 @@ class Known:
     open: Open | None = None
     doubt: ReasonInfo | None = None
     """Why the broker's word is not known or is old; None if it is new."""
+    ended: Ended | None = None
+    """Why the last release to this server ended; None if it was not taken away."""
 
 
 def view(known: Known) -> DatasetView:
     """Return what is shown of a dataset."""
+    shown = _view(known)
+    shown = shown.model_copy(update={"asks": asks(shown.terms)})
+    if known.ended is None or known.open is not None:
+        return shown
+    ended = EndedInfo(
+        code=known.ended.code, sentence=known.ended.sentence, at=known.ended.at, advice=_what_now(shown)
+    )
+    return shown.model_copy(update={"ended": ended})
+
+
+def asks(terms: Iterable[TermInfo]) -> tuple[TermInfo, ...]:
+    """Return the purposes to ask for: those that the terms name, or all where they name none."""
+    named = {term.code for term in terms}
+    return tuple(term for term in PURPOSES if term.code in named) or PURPOSES
+
+
+def _what_now(shown: DatasetView) -> str:
+    """Return what a person does after access has ended."""
+    if shown.state == "locked":
+        allowed = ", ".join(term.label for term in shown.purposes)
+        return f"Unlock it again; your grant allows: {allowed}." if allowed else "Unlock it again."
+    if shown.state == "refused":
+        return "See what stands in the way with “Why?”, or ask whoever is named below."
+    return f'Ask for access again here, or with sealroom.request("{shown.id}", reason="…").'
+
+
+def _view(known: Known) -> DatasetView:
     shown = _base(known)
     local = known.local
     same = local is not None and local.sha256 == shown.manifest_sha256 and local.manifest is not None

@@ -28,6 +28,25 @@ export interface IDevice {
   claims: IClaim[];
 }
 
+/** The person's login at an identity provider of this server's own; absent where the hub says who they are. */
+export interface ILogin {
+  issuer: string;
+  ways: ('browser' | 'device')[];
+  state: 'out' | 'waiting' | 'in';
+  name: string;
+  until: string | null;
+  /** Whether the server renews it by itself. */
+  renews: boolean;
+  error: { message: string; advice?: string } | null;
+}
+
+/** A login with a link and a code: what to open, and the code to compare. */
+export interface IDeviceCode {
+  uri: string;
+  code: string;
+  expires: string;
+}
+
 export interface IStatus {
   tier: Tier;
   title: string;
@@ -39,7 +58,8 @@ export interface IStatus {
   provider: string;
   phase: Phase;
   error: { message: string; advice?: string } | null;
-  person: { subject: string; name: string } | null;
+  person: { subject: string; name: string; issuer?: string } | null;
+  login?: ILogin | null;
   broker: string;
   /** Name of the development root's certificate file, where there is one. */
   root?: string | null;
@@ -80,6 +100,69 @@ export interface IDataset {
   ask: string;
   /** Whether the sealed files are on this machine. */
   here: boolean;
+  /** Purposes for which the dataset's terms let a person ask. */
+  asks?: ITerm[];
+  /** Why access that this server had has ended, and what to do now. */
+  ended?: { code: string; sentence: string; advice: string; at: string | null } | null;
+}
+
+export type RequestState = 'open' | 'granted' | 'refused' | 'withdrawn';
+
+/** A person's request for access, and what the owner said. */
+export interface IRequest {
+  id: string;
+  dataset: string;
+  title: string;
+  purpose: ITerm;
+  reason: string;
+  until: string | null;
+  created: string;
+  state: RequestState;
+  answer: string;
+  answered: string | null;
+  answered_by: string;
+}
+
+/** What a request for access says. */
+export interface IAsk {
+  purpose: string;
+  reason: string;
+  until: string | null;
+}
+
+/** One rule of the broker's decision. */
+export interface IRule {
+  code: string;
+  outcome: 'passed' | 'failed' | 'not_reached';
+  sentence: string;
+}
+
+/** What the broker would decide now, rule by rule. */
+export interface IExplanation {
+  dataset: string;
+  title: string;
+  purpose: ITerm | null;
+  allowed: boolean;
+  rules: IRule[];
+  ask: string;
+}
+
+/** A release to this person; `index` is its entry in the broker's audit log. */
+export interface IRelease {
+  index: number;
+  time: string;
+  dataset: string;
+  title: string;
+  purpose: ITerm;
+  grant: string;
+  /** The log's key as the broker gives it. */
+  key: string;
+}
+
+/** A file to save. */
+export interface IFile {
+  name: string;
+  text: string;
 }
 
 /** A line of the preview of what a request for keys sends. */

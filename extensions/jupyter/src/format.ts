@@ -91,3 +91,43 @@ export function snippet(id: string, names: readonly string[] | undefined): strin
 function pythonString(text: string): string {
   return JSON.stringify(text);
 }
+
+/** Characters of a reason as the broker counts them: code points, not UTF-16 units. */
+export function countCharacters(text: string): number {
+  return Array.from(text).length;
+}
+
+/** Most characters of a reason. */
+export const MAX_REASON = 2000;
+
+/** The last second of a day (`2027-03-31`) where the person is, as ISO 8601; `null` for no day. */
+export function endOfDay(day: string): string | null {
+  const match = /^(\d{4})-(\d{2})-(\d{2})$/.exec(day);
+  if (match === null) {
+    return null;
+  }
+  const [year, month, date] = match.slice(1).map(Number);
+  const end = new Date(year, month - 1, date, 23, 59, 59);
+  // A day that is in no calendar has become another one.
+  return end.getMonth() === month - 1 ? end.toISOString() : null;
+}
+
+/** A day as `<input type="date">` takes it. */
+export function inputDay(at: Date): string {
+  const two = (value: number): string => String(value).padStart(2, '0');
+  return `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
+}
+
+/** The command that checks a proof with the log's key, which comes from elsewhere. */
+export function proofCommand(file: string): string {
+  return `sealroom audit check-proof ${shellWord(file)} --key audit.pub`;
+}
+
+/** Host of an issuer, which people know it by; the whole text where it is no address. */
+export function issuerHost(issuer: string): string {
+  try {
+    return new URL(issuer).host || issuer;
+  } catch {
+    return issuer;
+  }
+}

@@ -7,9 +7,12 @@ import { ServerConnection } from '@jupyterlab/services';
 import { ISettingRegistry } from '@jupyterlab/settingregistry';
 import { IStatusBar } from '@jupyterlab/statusbar';
 import { ITranslator, nullTranslator } from '@jupyterlab/translation';
-import { isRefused, losses, see } from './alerts';
+import { answers, isRefused, losses, see } from './alerts';
+import { showAskDialog } from './components/ask';
+import { showCodeDialog } from './components/login';
 import { showUnlockDialog } from './components/unlock';
 import { showVerifyDialog } from './components/verify';
+import { showWhyDialog } from './components/why';
 import { sealroomIcon } from './icons';
 import { SealroomModel } from './model';
 import { SealroomPanel } from './panel';
@@ -41,10 +44,14 @@ const modelPlugin: JupyterFrontEndPlugin<ISealroomModel> = {
     const settings = app.serviceManager?.serverSettings ?? ServerConnection.makeSettings();
     const model = new SealroomModel({ settings });
     let notify = true;
+    let notifyAnswers = true;
     let seen = see(model);
     let refusal = '';
     model.changed.connect(() => {
-      const alerts = notify ? losses(seen, model, trans) : [];
+      const alerts = [
+        ...(notify ? losses(seen, model, trans) : []),
+        ...(notifyAnswers ? answers(seen, model, trans) : [])
+      ];
       seen = see(model);
       if (refusal && !isRefused(seen.shown)) {
         Notification.dismiss(refusal);
@@ -60,6 +67,7 @@ const modelPlugin: JupyterFrontEndPlugin<ISealroomModel> = {
     const apply = (values: ISettingRegistry.ISettings): void => {
       model.interval = values.composite.pollInterval as number;
       notify = values.composite.notifyOnLoss as boolean;
+      notifyAnswers = values.composite.notifyOnAnswer as boolean;
     };
     void registry
       ?.load(modelPlugin.id)
@@ -94,7 +102,10 @@ const panelPlugin: JupyterFrontEndPlugin<void> = {
       translator: known,
       trans,
       onVerify: () => void commands.execute(CommandIDs.verifyYourself),
-      onUnlock: id => void showUnlockDialog(model, id, trans)
+      onUnlock: id => void showUnlockDialog(model, id, trans),
+      onAsk: id => void showAskDialog(model, id, trans),
+      onWhy: id => void showWhyDialog(model, id, trans),
+      onLogInWithCode: () => void showCodeDialog(model, trans)
     });
 
     commands.addCommand(CommandIDs.openPanel, {

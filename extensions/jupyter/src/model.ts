@@ -4,7 +4,18 @@ import type { IDisposable } from '@lumino/disposable';
 import { Poll } from '@lumino/polling';
 import { ISignal, Signal } from '@lumino/signaling';
 import { ask, RequestError } from './api';
-import type { IDataset, IPreviewItem, IStatus } from './api';
+import type {
+  IAsk,
+  IDataset,
+  IDeviceCode,
+  IExplanation,
+  IFile,
+  IPreviewItem,
+  IRelease,
+  IRequest,
+  IStatus,
+  ITerm
+} from './api';
 import { shownFor } from './tiers';
 import type { Shown } from './tiers';
 import type { ISealroomModel } from './tokens';
@@ -42,6 +53,22 @@ export class SealroomModel implements ISealroomModel, IDisposable {
 
   get datasetsError(): RequestError | null {
     return this._datasetsError;
+  }
+
+  get purposes(): readonly ITerm[] {
+    return this._purposes;
+  }
+
+  get requests(): readonly IRequest[] | null {
+    return this._requests;
+  }
+
+  get releases(): readonly IRelease[] | null {
+    return this._releases;
+  }
+
+  get releasesError(): RequestError | null {
+    return this._releasesError;
   }
 
   get shown(): Shown {
@@ -142,26 +169,133 @@ export class SealroomModel implements ISealroomModel, IDisposable {
     await this._change(id, 'lock', {});
   }
 
-  /** Change a dataset's state, keep the refusal if it fails, and ask for the list again. */
-  private async _change(id: string, action: string, body: object): Promise<void> {
+  request(dataset: string): IRequest | undefined {
+    return this._requests?.find(one => one.dataset === dataset && one.state !== 'withdrawn');
+  }
+
+  async explain(id: string, purpose: string): Promise<IExplanation> {
+    const query = purpose === '' ? '' : `?purpose=${encodeURIComponent(purpose)}`;
+    const path = `datasets/${encodeURIComponent(id)}/explain${query}`;
+    const { data } = await ask<IExplanation>(path, this._settings);
+    return { ...data, rules: data.rules ?? [] };
+  }
+
+  async askPreview(id: string): Promise<readonly IPreviewItem[]> {
+    const path = `datasets/${encodeURIComponent(id)}/ask-preview`;
+    const answer = await ask<{ items: IPreviewItem[] }>(path, this._settings);
+    return answer.data.items ?? [];
+  }
+
+  async askForAccess(id: string, words: IAsk): Promise<void> {
+    const path = `datasets/${encodeURIComponent(id)}/ask`;
+    await this._during(id, async () => {
+      const answer = await ask<IRequest>(path, this._settings, words);
+      this._mergeRequest(answer.data);
+    });
+  }
+
+  async takeBack(request: IRequest): Promise<void> {
+    const path = `requests/${encodeURIComponent(request.id)}/take-back`;
+    await this._during(request.dataset, async () => {
+      try {
+        const answer = await ask<IRequest>(path, this._settings, {});
+        this._mergeRequest(answer.data);
+      } catch (error) {
+        this._failures.set(request.dataset, asRequestError(error));
+        throw error;
+      }
+    });
+  }
+
+  async loadReleases(): Promise<void> {
+    try {
+      const answer = await ask<{ releases: IRelease[] }>('releases', this._settings);
+      this._releases = answer.data.releases ?? [];
+      this._releasesError = null;
+    } catch (error) {
+      this._releasesError = asRequestError(error);
+    }
+    if (!this.isDisposed) {
+      this._changed.emit();
+    }
+  }
+
+  async proof(index: number): Promise<IFile> {
+    const answer = await ask<IFile>(`releases/${index}/proof`, this._settings);
+    return answer.data;
+  }
+
+  async logInInBrowser(origin: string): Promise<string> {
+    const answer = await ask<{ url: string }>('login/browser', this._settings, { origin });
+    void this._poll.refresh();
+    return answer.data.url;
+  }
+
+  async logInWithCode(): Promise<IDeviceCode> {
+    const answer = await ask<IDeviceCode>('login/device', this._settings, {});
+    void this._poll.refresh();
+    return answer.data;
+  }
+
+  async cancelLogin(): Promise<void> {
+    await this._statusAfter('login/cancel');
+  }
+
+  async logOut(): Promise<void> {
+    await this._statusAfter('logout');
+    this._requests = null;
+    this._releases = null;
+    this._changed.emit();
+  }
+
+  /** Make a call that answers the status. */
+  private async _statusAfter(path: string): Promise<void> {
+    this._generation += 1;
+    try {
+      const answer = await ask<IStatus>(path, this._settings, {});
+      this._takeStatus(answer.data, answer.at);
+    } finally {
+      this._generation += 1;
+      this._changed.emit();
+      void this._poll.refresh();
+    }
+  }
+
+  /** Do something about a dataset while it is shown as busy, and ask for news. */
+  private async _during(id: string, work: () => Promise<void>): Promise<void> {
     this._busy.add(id);
     this._failures.delete(id);
     this._generation += 1;
     this._changed.emit();
     try {
-      const path = `datasets/${encodeURIComponent(id)}/${action}`;
-      const answer = await ask<Partial<IDataset>>(path, this._settings, body);
-      this._merge(id, answer.data);
+      await work();
     } catch (error) {
-      const failure = asRequestError(error);
-      this._failures.set(id, failure);
-      throw failure;
+      throw asRequestError(error);
     } finally {
       this._busy.delete(id);
       this._generation += 1;
       this._changed.emit();
       void this._poll.refresh();
     }
+  }
+
+  private _mergeRequest(request: IRequest): void {
+    const others = (this._requests ?? []).filter(one => one.id !== request.id);
+    this._requests = [request, ...others].sort((a, b) => b.created.localeCompare(a.created));
+  }
+
+  /** Change a dataset's state, keep the refusal if it fails, and ask for the list again. */
+  private async _change(id: string, action: string, body: object): Promise<void> {
+    const path = `datasets/${encodeURIComponent(id)}/${action}`;
+    await this._during(id, async () => {
+      try {
+        const answer = await ask<Partial<IDataset>>(path, this._settings, body);
+        this._merge(id, answer.data);
+      } catch (error) {
+        this._failures.set(id, asRequestError(error));
+        throw error;
+      }
+    });
   }
 
   private _merge(id: string, state: Partial<IDataset>): void {
@@ -178,9 +312,10 @@ export class SealroomModel implements ISealroomModel, IDisposable {
    */
   private async _ask(): Promise<void> {
     const generation = this._generation;
-    const [status, datasets] = await Promise.allSettled([
+    const [status, datasets, requests] = await Promise.allSettled([
       ask<IStatus>('status', this._settings),
-      ask<{ datasets: IDataset[] }>('datasets', this._settings)
+      ask<{ datasets: IDataset[]; purposes?: ITerm[] }>('datasets', this._settings),
+      ask<{ requests: IRequest[] }>('requests', this._settings)
     ]);
     if (this.isDisposed || generation !== this._generation) {
       return;
@@ -192,8 +327,13 @@ export class SealroomModel implements ISealroomModel, IDisposable {
     }
     if (datasets.status === 'fulfilled') {
       this._takeDatasets(datasets.value.data.datasets ?? []);
+      this._purposes = datasets.value.data.purposes ?? [];
     } else {
       this._datasetsError = asRequestError(datasets.reason);
+    }
+    // Where they cannot be had now, those that are known stay: what keeps them away is shown for the datasets.
+    if (requests.status === 'fulfilled') {
+      this._requests = requests.value.data.requests ?? [];
     }
     this._changed.emit();
     if (this._statusError !== null) {
@@ -202,11 +342,12 @@ export class SealroomModel implements ISealroomModel, IDisposable {
     this._hurry();
   }
 
-  /** Ask again soon while the server is on its way to being proven. */
+  /** Ask again soon while the server is on its way to being proven, or the person to being logged in. */
   private _hurry(): void {
     const phase = this._status?.phase;
     clearTimeout(this._soon);
-    if (phase === 'starting' || phase === 'evidence') {
+    const waiting = this._status?.login?.state === 'waiting';
+    if (phase === 'starting' || phase === 'evidence' || waiting) {
       this._soon = setTimeout(() => void this._poll.refresh(), SOON);
     }
   }
@@ -246,6 +387,10 @@ export class SealroomModel implements ISealroomModel, IDisposable {
   private _statusError: RequestError | null = null;
   private _datasets: readonly IDataset[] | null = null;
   private _datasetsError: RequestError | null = null;
+  private _purposes: readonly ITerm[] = [];
+  private _requests: readonly IRequest[] | null = null;
+  private _releases: readonly IRelease[] | null = null;
+  private _releasesError: RequestError | null = null;
   private _proving = false;
   private _proveError: RequestError | null = null;
   private _generation = 0;

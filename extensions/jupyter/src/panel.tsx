@@ -8,10 +8,15 @@ import { Widget } from '@lumino/widgets';
 import type { AccordionPanel } from '@lumino/widgets';
 import * as React from 'react';
 import { Datasets } from './components/datasets';
+import { Login } from './components/login';
+import { Releases } from './components/releases';
 import { Server } from './components/server';
 import { Summary } from './components/summary';
 import { sealroomIcon } from './icons';
 import type { ISealroomModel } from './tokens';
+
+/** Room for this server, the datasets and the releases, relative to each other. */
+const SIZES = [2, 3, 2];
 
 /** The side panel: what this means, what this server proved, and the datasets. */
 export class SealroomPanel extends SidePanel {
@@ -26,20 +31,46 @@ export class SealroomPanel extends SidePanel {
     this.node.setAttribute('aria-label', trans.__('Sealroom'));
     this.node.dataset.testid = 'sealroom-panel';
 
-    this.header.addWidget(live(model, () => <Summary model={model} trans={trans} />));
+    this.header.addWidget(
+      live(model, () => (
+        <>
+          <Summary model={model} trans={trans} />
+          <Login model={model} trans={trans} onLogInWithCode={options.onLogInWithCode} />
+        </>
+      ))
+    );
     const server = live(model, () => (
       <Server model={model} trans={trans} onVerify={options.onVerify} />
     ));
     server.title.label = trans.__('This server');
     const datasets = live(model, () => (
-      <Datasets model={model} trans={trans} onUnlock={options.onUnlock} />
+      <Datasets
+        model={model}
+        trans={trans}
+        onUnlock={options.onUnlock}
+        onAsk={options.onAsk}
+        onWhy={options.onWhy}
+      />
     ));
     datasets.title.label = trans.__('Datasets');
-    for (const section of [server, datasets]) {
+    const releases = live(model, () => <Releases model={model} trans={trans} />);
+    releases.title.label = trans.__('My releases');
+    for (const section of [server, datasets, releases]) {
       section.addClass('sealroom-Scroll');
       this.addWidget(section);
     }
-    (this.content as AccordionPanel).setRelativeSizes([2, 3]);
+    const accordion = this.content as AccordionPanel;
+    accordion.setRelativeSizes(SIZES);
+    // Looked at now and then: the datasets need the room.
+    accordion.collapse(2);
+    const first = (_: AccordionPanel, index: number): void => {
+      if (index === 2) {
+        accordion.expansionToggled.disconnect(first);
+        // Collapsed before it was ever shown, it has no earlier size to take, and would get none.
+        accordion.setRelativeSizes(SIZES);
+      }
+    };
+    accordion.expansionToggled.connect(first);
   }
 
   protected override onAfterAttach(msg: Message): void {
@@ -67,6 +98,9 @@ export namespace SealroomPanel {
     trans: TranslationBundle;
     onVerify: () => void;
     onUnlock: (id: string) => void;
+    onAsk: (id: string) => void;
+    onWhy: (id: string) => void;
+    onLogInWithCode: () => void;
   }
 }
 

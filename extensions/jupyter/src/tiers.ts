@@ -7,7 +7,7 @@
  * - An old result is never shown as if it still held.
  */
 import type { TranslationBundle } from '@jupyterlab/translation';
-import type { Condition, IDataset, IStatus, Outcome, Tier } from './api';
+import type { Condition, IDataset, IRule, IStatus, Outcome, Tier } from './api';
 
 /** A tier, or why there is none to show now: `unknown` means that the notebook server itself gives no answer. */
 export type Shown = Tier | 'checking' | 'unreachable' | 'unknown';
@@ -209,4 +209,23 @@ export function outcomeLabel(outcome: Outcome, trans: TranslationBundle): string
     default:
       return trans.__('Not checked');
   }
+}
+
+/** Outcome of a rule, in words. */
+export function ruleLabel(outcome: IRule['outcome'], trans: TranslationBundle): string {
+  switch (outcome) {
+    case 'passed':
+      return trans.__('Passed');
+    case 'failed':
+      return trans.__('Failed');
+    default:
+      return trans.__('Not looked at');
+  }
+}
+
+/** Whether a person who has no access to this dataset can ask for it. */
+export function canAsk(shown: DatasetShown): boolean {
+  return (
+    shown === 'not_granted' || shown === 'expired' || shown === 'withdrawn' || shown === 'refused'
+  );
 }

@@ -1,7 +1,19 @@
 // SPDX-License-Identifier: BSD-3-Clause
 import { Token } from '@lumino/coreutils';
 import type { ISignal } from '@lumino/signaling';
-import type { IDataset, IPreviewItem, IStatus, RequestError } from './api';
+import type {
+  IAsk,
+  IDataset,
+  IDeviceCode,
+  IExplanation,
+  IFile,
+  IPreviewItem,
+  IRelease,
+  IRequest,
+  IStatus,
+  ITerm,
+  RequestError
+} from './api';
 import type { Shown } from './tiers';
 
 /** State of this notebook server and of the datasets on offer, kept fresh while the page is visible. */
@@ -14,6 +26,14 @@ export interface ISealroomModel {
   readonly datasets: readonly IDataset[] | null;
   /** Why the last question for the datasets failed. */
   readonly datasetsError: RequestError | null;
+  /** Every purpose that people may ask for, whatever a dataset's terms name. */
+  readonly purposes: readonly ITerm[];
+  /** The person's requests for access, the newest first, or `null` before the first list. */
+  readonly requests: readonly IRequest[] | null;
+  /** What was released to the person, the newest first, or `null` before it was asked for. */
+  readonly releases: readonly IRelease[] | null;
+  /** Why the last question for the releases failed. */
+  readonly releasesError: RequestError | null;
   /** What to display for the status now; never `affirming` unless everything was. */
   readonly shown: Shown;
   /** Whether a fresh proof that was asked for is under way. */
@@ -43,6 +63,28 @@ export interface ISealroomModel {
   unlock(id: string, purpose: string): Promise<void>;
   /** Drop a dataset's keys. Rejects with a RequestError. */
   lock(id: string): Promise<void>;
+  /** The newest request for a dataset that was not taken back. */
+  request(dataset: string): IRequest | undefined;
+  /** What the broker would decide now; an empty purpose stands for any. */
+  explain(id: string, purpose: string): Promise<IExplanation>;
+  /** What the owner sees of a request for access. */
+  askPreview(id: string): Promise<readonly IPreviewItem[]>;
+  /** Ask the owner for access. Rejects with a RequestError. */
+  askForAccess(id: string, words: IAsk): Promise<void>;
+  /** Take back a request. A failure is kept as the dataset's, and rejects. */
+  takeBack(request: IRequest): Promise<void>;
+  /** Ask for the list of releases. */
+  loadReleases(): Promise<void>;
+  /** The proof of a release, as a file. */
+  proof(index: number): Promise<IFile>;
+  /** Begin a login in the browser; resolves to the provider's page. */
+  logInInBrowser(origin: string): Promise<string>;
+  /** Begin a login with a link and a code. */
+  logInWithCode(): Promise<IDeviceCode>;
+  /** Give up a login that was begun. */
+  cancelLogin(): Promise<void>;
+  /** Forget the person: their login and every dataset's keys. */
+  logOut(): Promise<void>;
 }
 
 export const ISealroomModel = new Token<ISealroomModel>(

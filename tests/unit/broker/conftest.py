@@ -9,7 +9,21 @@ from support.brokers import World
 from support.brokers import world as open_world
 from support.postgres import Postgres
 
-ON_BOTH = ("test_admin", "test_protocol", "test_release", "test_store")
+ON_BOTH = (
+    "test_admin",
+    "test_protocol",
+    "test_release",
+    "test_store",
+    "test_trustee",
+    "test_requests",
+    "test_own_releases",
+    "test_seen",
+    "test_acts",
+    "test_grant_change",
+    "test_grants_migration",
+    "test_key_destruction",
+    "test_projects",
+)
 """Modules whose tests run with a SQLite file and with a PostgreSQL server."""
 
 

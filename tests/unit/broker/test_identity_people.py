@@ -192,7 +192,9 @@ def earlier(path: Path) -> None:
         command.upgrade(settings, "0001")
     store.close()
     database = sqlite3.connect(path)
-    database.execute("INSERT INTO datasets VALUES ('d', x'00', '', x'00', x'00', x'00', '2026-01-01', 1)")
+    columns = "id, manifest, manifest_sha256, signature, owner_key, wrapped_key, registered, version"
+    values = "'d', x'00', '', x'00', x'00', x'00', '2026-01-01', 1"
+    database.execute(f"INSERT INTO datasets ({columns}) VALUES ({values})")
     grant = "'g', 1, 'd', 'alice', '', '[]', '[]', 'affirming', NULL, NULL, '2026-01-01', NULL"
     database.execute(f"INSERT INTO grants VALUES ({grant})")
     columns = "id, created, tee, algorithm, nonce_until, simulated, issuer, subject, server, bound"
@@ -246,7 +248,9 @@ def test_downgrade_leaves_nothing_wider_than_it_was(tmp_path: Path) -> None:
     migrate(store)
     store.close()
     database = sqlite3.connect(tmp_path / "b.sqlite")
-    database.execute("INSERT INTO datasets VALUES ('d', x'00', '', x'00', x'00', x'00', '2026-01-01', 1)")
+    columns = "id, manifest, manifest_sha256, signature, owner_key, wrapped_key, registered, version"
+    values = "'d', x'00', '', x'00', x'00', x'00', '2026-01-01', 1"
+    database.execute(f"INSERT INTO datasets ({columns}) VALUES ({values})")
     columns = "id, version, dataset, subject, 'group', purposes, environments, minimum, created, visa"
     values = "'g', 1, 'd', '', '', '[]', '[]', 'affirming', '2026-01-01', 'v'"
     database.execute(f"INSERT INTO grants ({columns}) VALUES ({values})".replace("'group'", '"group"'))

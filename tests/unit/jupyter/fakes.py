@@ -4,30 +4,41 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sealroom import testing
+from sealroom.audit.note import Checkpoint, Signer
+from sealroom.audit.tlog import leaf_hash
 from sealroom.crypt4gh import Header, PublicKey, reencrypt
 from sealroom.datasets.messages import ClaimInfo, DeviceInfo, EnvironmentInfo
-from sealroom.errors import AccessDeniedError, NetworkError
+from sealroom.errors import AccessDeniedError, NetworkError, ProtocolError
 from sealroom.guest import DeviceEvidence
 from sealroom.kbs.calls import (
+    AccessRequest,
+    AccessRequestSpec,
     DatasetCondition,
     DatasetList,
     DatasetState,
+    ExplainedRule,
+    Explanation,
     IdentityRequest,
     IdentityResponse,
+    OwnRelease,
     Person,
     Reason,
     ReleaseRequest,
     ReleaseResponse,
     ReleaseState,
+    ServerSeen,
     SessionState,
     Term,
 )
+from sealroom.kbs.jwe import TeeKey
 from sealroom.simulated.gpu import SimulatedGpu
 from sealroom_jupyter.ports import Clock, Proof
 from support.sealed import Sealed
@@ -106,6 +117,7 @@ class FakeBroker:
         self.refusal: AccessDeniedError | None = None
         self.identity_refusal: AccessDeniedError | None = None
         self.person: Person | None = None
+        self.knows = ROSALIND
         self.login_due = False
         self.purposes: tuple[Term, ...] = (RESEARCH,)
         self.condition: DatasetCondition = "locked"
@@ -119,6 +131,12 @@ class FakeBroker:
         self.change_manifest = False
         self.extra: tuple[DatasetState, ...] = ()
         self.on_release: Callable[[], None] = lambda: None
+        self.key = TeeKey.generate()
+        self.requests: list[AccessRequest] = []
+        self.asked: list[AccessRequestSpec] = []
+        self.own: list[OwnRelease] = []
+        self.closed = 0
+        self.requests_listed = 0
 
     # -- what tests do to it
 
@@ -151,8 +169,8 @@ class FakeBroker:
             raise NetworkError("The broker could not check who you are: the hub cannot be reached.")
         if self.identity_refusal is not None:
             raise self.identity_refusal
-        self.person, self.login_due = ROSALIND, False
-        return IdentityResponse(person=ROSALIND)
+        self.person, self.login_due = self.knows, False
+        return IdentityResponse(person=self.knows, until=self.clock.now() + self.lifetime)
 
     def datasets(self) -> DatasetList:
         self._up()
@@ -182,11 +200,93 @@ class FakeBroker:
             releases=tuple(self.releases.values()),
         )
 
+    @property
+    def tee_pubkey(self) -> Mapping[str, str]:
+        return self.key.public_jwk()
+
+    def explain(self, dataset: str, purpose: str | None) -> Explanation:
+        self._up()
+        granted = self.condition in ("locked", "unlocked")
+        return Explanation(
+            dataset=dataset,
+            title="Heartbeats",
+            purpose=purpose,
+            allowed=granted,
+            rules=(
+                ExplainedRule(code="person.none", outcome="passed", sentence="You are Rosalind."),
+                ExplainedRule(
+                    code="grant.none", outcome="passed" if granted else "failed", sentence=NO_GRANT.sentence
+                ),
+                ExplainedRule(code="grant.servers", outcome="not_reached", sentence="Two servers at once."),
+            ),
+            ask="" if granted else "data@heart.example",
+        )
+
+    def request_access(self, spec: AccessRequestSpec) -> AccessRequest:
+        self._up()
+        if self.person is None:
+            raise AccessDeniedError(
+                "The broker does not know who you are.",
+                reasons=(("person.none", "The broker does not know who you are."),),
+            )
+        self.asked.append(spec)
+        made = AccessRequest(
+            id=f"request-{len(self.asked)}",
+            dataset=spec.dataset,
+            person=self.person,
+            purpose=spec.purpose,
+            reason=spec.reason,
+            until=spec.until,
+            created=self.clock.now(),
+            server=ServerSeen(
+                server="named",
+                tier=self.tier,
+                simulated=True,
+                devices={"cpu0": self.tier},
+                evidence="ef" * 32,
+                attested=self.clock.now(),
+            ),
+            state="open",
+        )
+        self.requests.insert(0, made)
+        return made
+
+    def answer(self, state: str, words: str, grant: str = "") -> None:
+        """Answer the newest request, as the owner does."""
+        change = {
+            "state": state,
+            "answer": words,
+            "answered": self.clock.now(),
+            "answered_by": "Dr. Owner",
+            "grant": grant,
+        }
+        self.requests[0] = self.requests[0].model_copy(update=change)
+
+    def own_requests(self) -> tuple[AccessRequest, ...]:
+        self._up()
+        self.requests_listed += 1
+        return tuple(self.requests)
+
+    def withdraw_request(self, request: str) -> AccessRequest:
+        self._up()
+        for index, one in enumerate(self.requests):
+            if one.id == request and one.state == "open":
+                self.requests[index] = one.model_copy(
+                    update={"state": "withdrawn", "answered": self.clock.now()}
+                )
+                return self.requests[index]
+        raise ProtocolError("There is no open request with this id.")
+
+    def own_releases(self, before: int | None = None) -> tuple[OwnRelease, ...]:
+        self._up()
+        return tuple(one for one in self.own if before is None or one.index < before)
+
     def jwks(self) -> Mapping[str, object]:
         self._up()
         return {"keys": []}
 
     def close(self) -> None:
+        self.closed += 1
         self.down = True
 
     # -- inside
@@ -261,6 +361,45 @@ class FakeBroker:
             proven_at=at,
             expires=at + self.lifetime,
         )
+
+
+LOG = Signer("sealroom.example/log", Ed25519PrivateKey.generate())
+
+
+def own_release(index: int, dataset: str = "heartbeats") -> OwnRelease:
+    """Return a release that stands at an index of a log whose other entries are all the same."""
+    entry, other = b'{"entry": "release"}', leaf_hash(b"other")
+    entries = [other] * index + [leaf_hash(entry)]
+    checkpoint = Checkpoint("sealroom.example/log", len(entries), _root(entries)).sign(LOG)
+    return OwnRelease(
+        index=index,
+        time=START,
+        dataset=dataset,
+        purpose="DUO:0000042",
+        grant="grant-1",
+        entry=_b64(entry),
+        proof=tuple(_b64(node) for node in _path(index, entries)),
+        checkpoint=checkpoint.decode(),
+        key=str(LOG.verifier),
+    )
+
+
+def _root(leaves: list[bytes]) -> bytes:
+    """RFC 6962, section 2.1."""
+    if len(leaves) == 1:
+        return leaves[0]
+    split = 1 << (len(leaves) - 1).bit_length() - 1
+    return hashlib.sha256(b"\1" + _root(leaves[:split]) + _root(leaves[split:])).digest()
+
+
+def _path(index: int, leaves: list[bytes]) -> list[bytes]:
+    """RFC 6962, section 2.1.1."""
+    if len(leaves) == 1:
+        return []
+    split = 1 << (len(leaves) - 1).bit_length() - 1
+    if index < split:
+        return [*_path(index, leaves[:split]), _root(leaves[split:])]
+    return [*_path(index - split, leaves[split:]), _root(leaves[:split])]
 
 
 def _b64(data: bytes) -> str:

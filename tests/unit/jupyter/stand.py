@@ -127,6 +127,8 @@ class Stand:
     server_port: int
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     owner: OwnerClient | None = None
+    more: dict[str, str] = field(default_factory=dict)
+    """More of the notebook server's environment."""
 
     @property
     def run_dir(self) -> Path:
@@ -201,17 +203,19 @@ class Stand:
             "JUPYTERHUB_SERVICE_URL": f"http://127.0.0.1:{self.server_port}{prefix}",
             "JUPYTERHUB_USER": USER,
             "JUPYTER_PREFER_ENV_PATH": "1",
+            **self.more,
         }
         extra = [
             "--allow-root",
             "--Sealroom.poll_interval=0.5",
-            "--Sealroom.grace=4",
+            "--Sealroom.grace=20",
             "--Sealroom.retry_most=1",
         ]
         argv = [sys.executable, "-m", "sealroom_jupyter.singleuser", *extra]
         self.start("server", argv, environment, fd=reader)
         os.close(reader)
-        eventually(lambda: self.status().get("person"), "the proof")
+        known = "login" if "SEALROOM_OIDC_ISSUER" in self.more else "person"
+        eventually(lambda: (s := self.status())["phase"] == "verified" and s.get(known), "the proof")
 
     def status(self) -> dict[str, Any]:
         with self.client as client:

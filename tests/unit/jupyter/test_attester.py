@@ -11,7 +11,7 @@ from sealroom import errors, testing
 from sealroom.kbs.devices import decode_devices
 from sealroom.snp.bundle import EvidenceBundle, device_nonce_for, report_data_for
 from sealroom_jupyter.errors import EvidenceError, NotProvenError
-from sealroom_jupyter.ports import HubToken
+from sealroom_jupyter.ports import HubLogin, HubToken
 from sealroom_jupyter.status import describe
 from unit.jupyter.conftest import Room
 from unit.jupyter.fakes import ROSALIND
@@ -82,7 +82,7 @@ def test_a_result_that_the_client_got_by_itself_is_taken(room: Room) -> None:
 
 
 def test_without_a_hub_nobody_is_bound_and_the_server_is_proven(room: Room) -> None:
-    room.attester._hub_token = HubToken("")
+    room.attester._login = HubLogin(HubToken(""), "")
     room.turn()
     state = room.attester.state
     assert (state.phase, state.person, state.error) == ("verified", None, None)

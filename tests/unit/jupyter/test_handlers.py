@@ -4,27 +4,34 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import pytest
 from jupyter_server.serverapp import ServerApp
 from sealroom import errors
+from sealroom.audit.proof import InclusionProof, verify_inclusion_of
 from sealroom.datasets.agent import AgentClient
 from sealroom_jupyter.app import Sealroom
 from sealroom_jupyter.handlers import ROUTES
 from sealroom_jupyter.ports import HubToken
 from sealroom_jupyter.service import SealroomService
+from support.oidc import ISSUER, Provider
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 from tornado.httpserver import HTTPServer
 from tornado.httputil import url_concat
 from tornado.testing import bind_unused_port
 from traitlets.config import Config
 from unit.jupyter.conftest import Room
+from unit.jupyter.fakes import LOG, own_release
+from unit.jupyter.test_login import Tokens
 
 TOKEN = "a-login-token"
 BASE = "/user/rosalind/"
@@ -38,7 +45,22 @@ ALL = [
     ("POST", "datasets/heartbeats/lock"),
     ("GET", "datasets/heartbeats/request-preview"),
     ("GET", "record/heartbeats"),
+    ("GET", "datasets/heartbeats/explain"),
+    ("POST", "datasets/heartbeats/ask"),
+    ("GET", "datasets/heartbeats/ask-preview"),
+    ("GET", "requests"),
+    ("POST", "requests/request-1/take-back"),
+    ("GET", "releases"),
+    ("GET", "releases/8/proof"),
+    ("POST", "login/browser"),
+    ("POST", "login/device"),
+    ("POST", "login/cancel"),
+    ("GET", "login/callback"),
+    ("POST", "logout"),
 ]
+SAMPLES = {r"([a-z0-9][a-z0-9._-]{0,62})": "heartbeats", r"([A-Za-z0-9_-]{1,64})": "request-1"}
+SAMPLES[r"([0-9]{1,15})"] = "8"
+WORDS = {"purpose": "DUO:0000042", "reason": "To train a network."}
 
 
 @dataclass
@@ -48,6 +70,8 @@ class Server:
     app: ServerApp
     url: str
     room: Room
+    desk: Tokens = field(default_factory=lambda: Tokens(Provider()))
+    """The provider's token endpoint, where people log in at one."""
 
     async def ask(
         self, method: str, path: str, body: object = None, *, headers: dict[str, str] | None = None
@@ -83,21 +107,13 @@ def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     ServerApp.clear_instance()
 
 
-@pytest.fixture
-async def server(room: Room, homes: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
-    """A Jupyter server whose Sealroom talks to the fakes of `room`."""
+MakeService = Callable[[Sealroom, HubToken], SealroomService]
 
-    def make_service(self: Sealroom, token: HubToken) -> SealroomService:
-        return SealroomService(
-            room.settings,
-            detect=lambda run_dir: room.processor,
-            connect=room._connect,
-            read_token=room.broker.read_token,
-            hub_token=HubToken("hub-token-secret"),
-            clock=room.clock,
-            log=self.log,
-        )
 
+async def running(
+    room: Room, homes: Path, monkeypatch: pytest.MonkeyPatch, make_service: MakeService
+) -> AsyncIterator[Server]:
+    """Run a Jupyter server with this service until the test ends."""
     monkeypatch.setattr(Sealroom, "make_service", make_service)
     config = Config()
     config.IdentityProvider.token = TOKEN
@@ -123,11 +139,31 @@ async def server(room: Room, homes: Path, monkeypatch: pytest.MonkeyPatch) -> As
         await app._cleanup()
 
 
+@pytest.fixture
+async def server(room: Room, homes: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
+    """A Jupyter server whose Sealroom talks to the fakes of `room`."""
+
+    def make_service(self: Sealroom, token: HubToken) -> SealroomService:
+        return SealroomService(
+            room.settings,
+            detect=lambda run_dir: room.processor,
+            connect=room._connect,
+            read_token=room.broker.read_token,
+            hub_token=HubToken("hub-token-secret"),
+            clock=room.clock,
+            log=self.log,
+        )
+
+    async for made in running(room, homes, monkeypatch, make_service):
+        yield made
+
+
 def test_every_route_is_listed_here() -> None:
-    patterns = {
-        pattern.replace(r"([a-z0-9][a-z0-9._-]{0,62})", "heartbeats").removeprefix("/sealroom/api/")
-        for pattern, _ in ROUTES
-    }
+    patterns = set()
+    for pattern, _ in ROUTES:
+        for part, sample in SAMPLES.items():
+            pattern = pattern.replace(part, sample)
+        patterns.add(pattern.removeprefix("/sealroom/api/"))
     assert patterns == {path for _, path in ALL}
 
 
@@ -271,6 +307,85 @@ async def test_a_refusal_is_403_with_reasons_and_whom_to_ask(server: Server) -> 
     assert problem["advice"] == "Ask data@heart.example."
 
 
+async def test_explain_answers_every_rule(server: Server) -> None:
+    server.room.broker.condition = "not_granted"
+    found = await server.get("datasets/heartbeats/explain?purpose=DUO:0000042")
+    assert (found["allowed"], found["ask"]) == (False, "data@heart.example")
+    assert found["purpose"] == {"code": "DUO:0000042", "label": "general research use"}
+    assert [rule["outcome"] for rule in found["rules"]] == ["passed", "failed", "not_reached"]
+    assert (await server.get("datasets/heartbeats/explain"))["purpose"] is None
+    assert server.room.broker.released == []
+
+
+async def test_ask_then_take_back(server: Server) -> None:
+    made = await server.post("datasets/heartbeats/ask", {**WORDS, "until": "2027-01-31T23:59:59+01:00"})
+    assert (made["state"], made["dataset"], made["reason"]) == ("open", "heartbeats", WORDS["reason"])
+    assert (made["until"], made["server"]["tier"]) == ("2027-01-31T22:59:59Z", "simulated")
+    assert [one["id"] for one in (await server.get("requests"))["requests"]] == [made["id"]]
+    assert (await server.post(f"requests/{made['id']}/take-back"))["state"] == "withdrawn"
+    answer = await server.ask("POST", f"requests/{made['id']}/take-back")
+    assert answer.code == 502
+    assert "no open request" in json.loads(answer.body)["message"]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"reason": ""}, "reason"),
+        ({"reason": "x" * 2001}, "reason"),
+        ({"purpose": ""}, "purpose"),
+        ({"until": "tomorrow"}, "body"),
+        ({"until": "2027-01-31T00:00:00"}, "body"),
+    ],
+)
+async def test_a_request_that_says_too_little_or_too_much_is_400(
+    server: Server, change: dict[str, str], field: str
+) -> None:
+    answer = await server.ask("POST", "datasets/heartbeats/ask", WORDS | change)
+    assert answer.code == 400
+    assert field in json.loads(answer.body)["message"]
+    assert server.room.broker.asked == []
+
+
+async def test_the_owner_sees_person_tier_and_environment(server: Server) -> None:
+    items = {i["label"]: i["value"] for i in (await server.get("datasets/heartbeats/ask-preview"))["items"]}
+    assert items["You"] == "Rosalind (rosalind of http://hub.example), groups: lab"
+    assert items["This server"].startswith("Simulated TEE (simulated), proven 2026-11-24")
+    assert "sha256:cdcd" in items["Environment"]
+    assert items["Devices"] == "Processor 0: simulated"
+
+
+async def test_own_releases_and_a_proof_as_a_file(server: Server) -> None:
+    server.room.broker.own = [own_release(9, "other"), own_release(8)]
+    await server.get("datasets")
+    listed = (await server.get("releases"))["releases"]
+    assert [(one["index"], one["dataset"]) for one in listed] == [(9, "other"), (8, "heartbeats")]
+    assert listed[1]["title"] == "Heartbeats of record 208"
+    file = await server.get("releases/8/proof")
+    assert file["name"] == "sealroom-release-8.tlog-proof"
+    proof = InclusionProof.from_bytes(file["text"].encode())
+    verify_inclusion_of(proof.entry, 8, proof.hashes, proof.checkpoint, LOG.verifier)
+
+
+async def test_proof_of_somebody_elses_release_is_404(server: Server) -> None:
+    server.room.broker.own = [own_release(8)]
+    for index in (7, 9):
+        answer = await server.ask("GET", f"releases/{index}/proof")
+        assert answer.code == 404
+        assert "no release to you" in json.loads(answer.body)["message"]
+
+
+@pytest.mark.parametrize("path", ["login/browser", "login/device", "login/cancel", "logout"])
+async def test_where_the_hub_says_who_the_person_is_there_is_no_other_login(
+    server: Server, path: str
+) -> None:
+    assert (await server.get("status"))["login"] is None
+    answer = await server.ask("POST", path, {"origin": server.url.removesuffix(BASE)})
+    assert answer.code == 400
+    assert "the hub says who you are" in json.loads(answer.body)["message"]
+    assert (await server.get("status"))["person"]["name"] == "Rosalind"
+
+
 async def test_an_unknown_dataset_is_404(server: Server) -> None:
     answer = await server.ask("POST", "datasets/nothing/unlock")
     assert answer.code == 404
@@ -353,3 +468,65 @@ async def test_the_hub_token_leaves_the_environment_and_is_not_written(
     assert app.no_browser_open_file
     app.remove_server_info_file()
     await app._cleanup()
+
+
+@pytest.fixture
+async def own_login(room: Room, homes: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
+    """A server where people log in at a provider."""
+    desk = Tokens(Provider())
+    desk.provider.answers["/realms/lab/token"] = desk.token
+    monkeypatch.setenv("SEALROOM_OIDC_ISSUER", ISSUER)
+    monkeypatch.setenv("SEALROOM_OIDC_CLIENT_ID", "sealroom-broker")
+
+    def make_service(self: Sealroom, token: HubToken) -> SealroomService:
+        settings = dataclasses.replace(room.settings, oidc=self.to_settings().oidc)
+        return SealroomService(
+            settings,
+            detect=lambda run_dir: room.processor,
+            connect=room._connect,
+            read_token=room.broker.read_token,
+            hub_token=token,
+            provider_http=httpx.Client(transport=desk.provider.transport),
+            clock=room.clock,
+            log=self.log,
+        )
+
+    async for made in running(room, homes, monkeypatch, make_service):
+        made.desk = desk
+        yield made
+
+
+async def test_login_in_the_browser_through_the_routes(own_login: Server) -> None:
+    origin = own_login.url.removesuffix(BASE)
+    assert (await own_login.get("status"))["login"]["state"] == "out"
+    url = (await own_login.post("login/browser", {"origin": origin}))["url"]
+    query = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+    assert query["redirect_uri"] == f"{own_login.url}sealroom/api/login/callback"
+    own_login.desk.nonce = query["nonce"]
+    answer = await own_login.ask("GET", f"login/callback?state={query['state']}&code=a-code")
+    page = answer.body.decode()
+    assert answer.code == 200, page
+    assert answer.headers["Content-Type"].startswith("text/html")
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    assert "You are logged in" in page
+    assert "As Rosalind" in page
+    assert "a-code" not in page
+    status = await own_login.get("status")
+    assert (status["login"]["state"], status["person"]["name"]) == ("in", "Rosalind")
+    token = own_login.room.broker.identities[0].token
+    assert token not in json.dumps(status) + page
+
+
+async def test_callback_that_nobody_waits_for_is_a_page_that_says_so(own_login: Server) -> None:
+    answer = await own_login.ask("GET", "login/callback?state=%3Cscript%3E&code=x&error=%3Cb%3E")
+    page = answer.body.decode()
+    assert answer.code >= 400
+    assert "You are not logged in" in page
+    assert "<script>" not in page
+    assert (await own_login.get("status"))["login"]["state"] == "out"
+
+
+async def test_login_for_a_page_of_somebody_else_is_400(own_login: Server) -> None:
+    answer = await own_login.ask("POST", "login/browser", {"origin": "http://evil.example"})
+    assert answer.code == 400
+    assert "not this server's" in json.loads(answer.body)["message"]

@@ -150,7 +150,7 @@ def test_a_killed_broker_is_said_keys_go_and_all_comes_back(stand: Stand, grante
     status = eventually(lambda: (s := stand.status())["phase"] == "unreachable" and s, "unreachable")
     assert "cannot be reached" in status["error"]["message"]
     assert status["tier"] == "none"
-    eventually(lambda: stand.dataset()["state"] == "refused", "the keys to go", 30)
+    eventually(lambda: stand.dataset()["state"] == "refused", "the keys to go")
     assert "could not be confirmed for too long" in stand.execute(READ)
     stand.start_broker()
     eventually(lambda: stand.status()["phase"] == "verified", "the proof after the restart")

@@ -10,7 +10,7 @@ elsewhere: the collateral that an entry names by kind and digest.
 Invariants:
 
 - One entry has one byte string: `AuditEntry.from_bytes` refuses every other spelling. An entry without
-  collateral does not name it at all, as entries of older programs do not.
+  collateral or without a project does not name it at all, as entries of older programs do not.
 - No secret stands in an entry.
 """
 
@@ -40,7 +40,22 @@ FORMAT: Final = "sealroom-audit/1"
 MAX_HEADERS: Final = 512
 """How many header digests an entry lists; beyond that a Merkle root stands for them, see `header_digests`."""
 
-Kind = Literal["release", "refusal", "registration", "grant", "withdrawal", "start"]
+Kind = Literal[
+    "release",
+    "refusal",
+    "registration",
+    "grant",
+    "change",
+    "withdrawal",
+    "request",
+    "answer",
+    "halt",
+    "resume",
+    "destruction",
+    "start",
+]
+_OMITTED: Final = ("collateral", "project")
+"""What an entry does not name where it is empty."""
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """A SHA-256 digest in hex."""
 CollateralKind = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.]{0,39}$")]
@@ -107,6 +122,8 @@ class AuditEntry(_Part):
     manifest_sha256: Annotated[str, StringConstraints(pattern=r"^(|[0-9a-f]{64})$")] = ""
     purpose: str = ""
     grant: GrantVersion | None = None
+    project: str = ""
+    """The project that was halted or resumed, or that the grant belongs to; empty for none."""
     decision: Decision
     environment: Digest = ""
     policy: Digest = ""
@@ -145,8 +162,9 @@ class AuditEntry(_Part):
             FormatError: They are more than a log entry may have.
         """
         fields = self.model_dump(mode="json")
-        if not self.collateral:
-            del fields["collateral"]
+        for name in _OMITTED:
+            if not fields[name]:
+                del fields[name]
         data = canonical_json(fields)
         if len(data) > MAX_ENTRY:
             raise FormatError(f"The audit entry has {len(data)} bytes, more than {MAX_ENTRY}.", field="entry")

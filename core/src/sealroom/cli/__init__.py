@@ -20,10 +20,14 @@ from sealroom.errors import Error
 COMMANDS: Final = {
     "dataset": "Seal, show, check and register datasets.",
     "grant": "Say who may use which dataset, where, for what, and until when.",
+    "project": "Halt all grants of a project at once, and let them go on.",
+    "request": "See what people ask for, and answer them.",
     "audit": "Show, check and export the broker's audit log.",
     "verify": "Check evidence that a server gave.",
     "report": "Show what the report of a processor or a GPU says.",
     "collateral": "Fetch, show and carry the certificates and references that evidence is verified with.",
+    "explain": "In a notebook's terminal: show what stands between you and a dataset.",
+    "ask": "In a notebook's terminal: ask a dataset's owner for access.",
     "env": "Build, sign, show and compare environment manifests.",
     "measure": "Compute the launch measurements to expect of firmware and kernel.",
 }

@@ -1,47 +1,45 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`sealroom audit`: show the broker's audit log, check it as an auditor does, and take a copy."""
+"""`sealroom audit`: show the broker's audit log, check it as an auditor does, take a copy, prove an entry."""
 
 from __future__ import annotations
 
 import base64
-import contextlib
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
-from sealroom.audit.entry import AuditEntry
-from sealroom.audit.log import DirectoryReader
-from sealroom.audit.note import Checkpoint, VerifierKey
-from sealroom.audit.tlog import (
-    CHECKPOINT_PATH,
-    TILE_WIDTH,
-    Reader,
-    Tiles,
-    bundle_path,
-    bundles_of,
-    decode_bundle,
-    leaf_hash,
-    read_bundle,
-    tile_path,
-    tiles_of,
-    verify_inclusion,
-)
+from sealroom.audit.note import Checkpoint
+from sealroom.audit.proof import MAX_PROOF, SUFFIX, InclusionProof
+from sealroom.audit.tlog import CHECKPOINT_PATH
 from sealroom.audit.verify import LogReport, verify_log
+from sealroom.cli._audit_export import Exporter
+from sealroom.cli._audit_show import KINDS, Filter, newest, show_entry, show_list
+from sealroom.cli._audit_source import (
+    ENVIRONMENTS,
+    FILE,
+    FOLDER,
+    KEY_FILE,
+    key_of,
+    open_source,
+    progress_bar,
+    read_file,
+    source_options,
+    write_file,
+)
+from sealroom.cli._moment import past
 from sealroom.cli.common import (
     EXIT_OK,
     EXIT_REFUSED,
     EXIT_UNCHECKED,
     json_option,
-    load_owner,
     output,
     owner_option,
     short,
 )
-from sealroom.errors import ConfigurationError, Error, StorageError
+from sealroom.errors import FormatError
 
 if TYPE_CHECKING:
     from sealroom.appraisal import Policy
@@ -49,12 +47,7 @@ if TYPE_CHECKING:
     from sealroom.nvidia import NvidiaRoots
     from sealroom.snp import Roots
 
-KEY_FILE = "audit.pub"
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _NEW = click.Path(dir_okay=False, path_type=Path)
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 @click.group(name="audit")
@@ -62,99 +55,69 @@ def command() -> None:
     """Show, check and export the broker's audit log."""
 
 
-def _source_options(function: F) -> F:
-    options = (
-        click.option("--log", type=_FOLDER, help="A copy of a log, as `audit export` makes it."),
-        click.option(
-            "--key", type=_FILE, help=f"The log's key; {KEY_FILE} beside the owner's settings without it."
-        ),
-        owner_option,
-    )
-    for option in reversed(options):
-        function = option(function)
-    return function
-
-
 @command.command()
+@click.argument("index", required=False, type=click.IntRange(min=0))
 @click.option(
     "--limit", default=20, show_default=True, type=click.IntRange(1, 100_000), help="How many entries."
 )
 @click.option("--dataset", default="", help="Only entries about this dataset.")
-@_source_options
+@click.option("--person", default="", help="Only entries of this person: their name or subject.")
+@click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), help="Only these; may be repeated.")
+@click.option("--since", callback=past, metavar="WHEN", help="Not before: 2026-11-01, or -7d, -12h, -2w.")
+@click.option(
+    "--until", callback=past, metavar="WHEN", help="Not after; a date means its last second, or -7d, -12h."
+)
+@source_options
 @json_option
-def show(limit: int, dataset: str, log: Path | None, key: Path | None, owner: Path | None) -> None:
-    """Show the newest entries, each proven to be in the signed log."""
-    with _source(log, key, owner) as (reader, verifier):
-        checkpoint = Checkpoint.open(reader.get(CHECKPOINT_PATH), verifier)
-        entries = list(_newest(reader, checkpoint, limit, dataset))[::-1]
-    if output().json:
-        output().result([{"index": index, **entry.model_dump(mode="json")} for index, entry in entries])
-    elif not entries:
-        output().say("The log has no such entries.")
-    else:
-        title = f"{checkpoint.origin}: {len(entries)} of {checkpoint.size} entries"
-        output().table(title, _COLUMNS, [_row(index, entry) for index, entry in entries])
-
-
-def _newest(
-    reader: Reader, checkpoint: Checkpoint, limit: int, dataset: str
-) -> Iterator[tuple[int, AuditEntry]]:
-    tiles = Tiles(reader, checkpoint.size)
-    for number, _ in reversed(list(bundles_of(checkpoint.size))):
-        bundle = read_bundle(reader, number, checkpoint.size)
-        for offset in reversed(range(len(bundle))):
-            index = number * TILE_WIDTH + offset
-            entry = AuditEntry.from_bytes(bundle[offset])
-            if dataset and entry.dataset != dataset:
-                continue
-            proof = tiles.inclusion_proof(index)
-            verify_inclusion(leaf_hash(bundle[offset]), index, checkpoint.size, proof, checkpoint.root)
-            yield index, entry
-            limit -= 1
-            if limit == 0:
-                return
-
-
-_COLUMNS = ("#", "time", "what", "who", "dataset", "purpose", "server proved", "why")
-
-
-def _row(index: int, entry: AuditEntry) -> tuple[str, ...]:
-    who = entry.person.name if entry.person else entry.actor
-    reasons = " ".join(reason.sentence for reason in entry.decision.reasons)
-    return (
-        str(index),
-        entry.time.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
-        entry.kind,
-        who or "-",
-        entry.dataset or "-",
-        entry.purpose or "-",
-        entry.ear.tier if entry.ear else "-",
-        reasons or entry.detail,
-    )
+def show(
+    index: int | None,
+    limit: int,
+    dataset: str,
+    person: str,
+    kinds: tuple[str, ...],
+    since: datetime | None,
+    until: datetime | None,
+    log: Path | None,
+    key: Path | None,
+    owner: Path | None,
+) -> None:
+    """Show the newest entries, or the one at INDEX in full, each proven to be in the signed log."""
+    wanted = Filter(dataset, person, frozenset(kinds), since, until)
+    if index is not None and wanted != Filter():
+        raise click.UsageError("An entry that is named by its index is not filtered.")
+    with open_source(log, key, owner) as source:
+        note = source.reader.get(CHECKPOINT_PATH)
+        if index is not None:
+            show_entry(InclusionProof.of(source.reader, source.key, index, note), source.key)
+            return
+        checkpoint = Checkpoint.open(note, source.key)
+        show_list(checkpoint, list(newest(source.reader, checkpoint, limit, wanted))[::-1])
 
 
 @command.command()
-@click.option("--older", type=_FILE, help="A checkpoint that you kept: the log must continue it.")
+@click.argument("directory", required=False, type=FOLDER)
+@click.option("--older", type=FILE, help="A checkpoint that you kept: the log must continue it.")
 @click.option(
     "--save", type=_NEW, help="Keep the checkpoint here; what stands there already is the older one."
 )
 @click.option(
-    "--root", type=_FILE, help="Root certificate of simulated processors, for a development broker's log."
+    "--root", type=FILE, help="Root certificate of simulated processors, for a development broker's log."
 )
 @click.option(
     "--gpu-root",
-    type=_FOLDER,
+    type=FOLDER,
     help="Folder with the root certificates of simulated GPUs, gpu-device-root.pem and gpu-rim-root.pem.",
 )
 @click.option(
-    "--environments", type=_FOLDER, help="Folder of environment manifests, to appraise evidence again."
+    "--environments", type=FOLDER, help="Folder of environment manifests, to appraise evidence again."
 )
-@click.option("--policy", type=_FILE, help="The broker's appraisal policy, if it is not the strict one.")
-@_source_options
+@click.option("--policy", type=FILE, help="The broker's appraisal policy, if it is not the strict one.")
+@source_options
 @json_option
 @click.pass_context
 def verify(
     context: click.Context,
+    directory: Path | None,
     older: Path | None,
     save: Path | None,
     root: Path | None,
@@ -165,16 +128,25 @@ def verify(
     key: Path | None,
     owner: Path | None,
 ) -> None:
-    """Check the whole log: tree, signatures, continuity, and every stored evidence as of its time."""
+    """Check the whole log: tree, signatures, continuity, and every stored evidence as of its time.
+
+    DIRECTORY is a copy as `audit export` makes it; without it the broker's log is read. The manifests that
+    are in a copy are used where --environments names no others: entries name them by their digest.
+    """
     from sealroom.cli.reverify import Reverifier
 
+    if directory is not None and log is not None:
+        raise click.UsageError("Name the copy once: as DIRECTORY or with --log.")
+    log = directory or log
+    if environments is None and log is not None and (log / ENVIRONMENTS).is_dir():
+        environments = log / ENVIRONMENTS
     development, gpus = _development_root(root), _development_gpu_root(gpu_root)
     known, policies = _environments(environments), _policies(policy)
     if older is None and save is not None and save.exists():
         older = save
-    kept = None if older is None else _read(older, "the older checkpoint")
-    with _source(log, key, owner) as (reader, verifier), _progress() as progress:
-        stored = reader.get
+    kept = None if older is None else read_file(older, "the older checkpoint")
+    with open_source(log, key, owner) as source, progress_bar() as progress:
+        stored = source.reader.get
         reverify = Reverifier(
             development,
             known,
@@ -182,9 +154,9 @@ def verify(
             gpu_root=gpus,
             collateral=lambda digest: stored(f"evidence/{digest}"),
         )
-        report = verify_log(reader, verifier, older=kept, reverify=reverify, progress=progress)
+        report = verify_log(source.reader, source.key, older=kept, reverify=reverify, progress=progress)
     if report.ok and save is not None:
-        _write(save, report.note)
+        write_file(save, report.note)
     if output().json:
         output().result(_as_json(report, reverify.appraised))
     else:
@@ -239,80 +211,85 @@ def _as_json(report: LogReport, appraised: int) -> dict[str, object]:
 
 @command.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@_source_options
+@source_options
 @json_option
-def export(directory: Path, log: Path | None, key: Path | None, owner: Path | None) -> None:
-    """Copy the log with its evidence to the new folder DIRECTORY, to check it elsewhere."""
+@click.pass_context
+def export(
+    context: click.Context, directory: Path, log: Path | None, key: Path | None, owner: Path | None
+) -> None:
+    """Copy everything that an auditor needs offline to the new folder DIRECTORY.
+
+    That is the log, the evidence and the collateral that its entries name, the log's key, and the manifests
+    of environments that the broker still approves. What was interrupted is continued by the same command.
+    """
     if directory.exists():
         raise click.UsageError(f"{directory} exists already; name a new folder.")
-    with _source(log, key, owner) as (reader, verifier), _progress() as progress:
-        note = reader.get(CHECKPOINT_PATH)
-        checkpoint = Checkpoint.open(note, verifier)
-        files = {CHECKPOINT_PATH: note, KEY_FILE: f"{verifier}\n".encode()}
-        with _new_folder(directory) as folder:
-            for path, data in files.items():
-                _write(folder / path, data)
-            for path in _paths(reader, folder, checkpoint.size, progress):
-                _write(folder / path, reader.get(path))
+    with open_source(log, key, owner) as source, progress_bar() as progress:
+        exported = Exporter(source, directory).run(progress)
     if output().json:
-        output().result({"directory": str(directory), "size": checkpoint.size})
-        return
-    output().say(
-        f"Copied {checkpoint.size} entries to {directory}. "
-        f"Check them with: sealroom audit verify --log {directory} --key {directory / KEY_FILE}"
-    )
-
-
-def _paths(reader: Reader, folder: Path, size: int, progress: Callable[[int, int], None]) -> Iterator[str]:
-    """Yield the paths of a log's files; each bundle is written before its entries are asked for evidence."""
-    for level, index, width in tiles_of(size):
-        yield tile_path(level, index, width)
-    seen: set[str] = set()
-    for number, width in bundles_of(size):
-        path = bundle_path(number, width)
-        yield path
-        for data in decode_bundle((folder / path).read_bytes(), width):
-            entry = AuditEntry.from_bytes(data)
-            named = [entry.evidence, *(one for digests in entry.collateral.values() for one in digests)]
-            for digest in named:
-                if digest and digest not in seen:
-                    seen.add(digest)
-                    yield f"evidence/{digest}"
-        progress(min(size, (number + 1) * TILE_WIDTH), size)
-
-
-# --- where things come from and go to ---
-
-
-@contextlib.contextmanager
-def _source(log: Path | None, key: Path | None, owner: Path | None) -> Iterator[tuple[Reader, VerifierKey]]:
-    """Open the log, from a copy or from the broker, with its key."""
-    if log is not None:
-        if key is None:
-            raise click.UsageError(
-                "Name the log's key with --key: the key in a copy proves nothing by itself."
+        output().result(
+            {
+                "directory": str(directory),
+                "size": exported.size,
+                "files": exported.files,
+                "continued": exported.reused,
+                "environments": exported.environments,
+                "environments_missing": list(exported.missing),
+                "findings": [one.code for one in exported.findings],
+            }
+        )
+    else:
+        output().say(f"Copied {exported.size} entries in {exported.files} files to {directory}.")
+        if exported.reused:
+            output().say(f"{exported.reused} of them were there from an earlier attempt.")
+        for digest in exported.missing:
+            output().say(
+                f"The manifest of {short(digest)} is not to be had: name it to `audit verify` with "
+                "--environments, or its evidence is verified and not appraised again."
             )
-        yield DirectoryReader(log), _verifier(key)
+        for finding in exported.findings:
+            output().say(f"  {finding.code}: {finding.sentence}")
+        output().say(
+            f"Check it with: sealroom audit verify {directory} --key KEY, where KEY is the log's key as you "
+            "know it from elsewhere than this copy."
+        )
+    context.exit(EXIT_REFUSED if exported.findings else EXIT_OK)
+
+
+@command.command()
+@click.argument("index", type=click.IntRange(min=0))
+@click.option("--out", type=_NEW, help=f"Where to write it; entry-INDEX{SUFFIX} without it.")
+@source_options
+@json_option
+def proof(index: int, out: Path | None, log: Path | None, key: Path | None, owner: Path | None) -> None:
+    """Write the proof that the entry INDEX stands in the signed log, for whoever it concerns."""
+    path = out or Path(f"entry-{index}{SUFFIX}")
+    if path.exists():
+        raise click.UsageError(f"{path} exists already; name another file with --out.")
+    with open_source(log, key, owner) as source:
+        made = InclusionProof.of(source.reader, source.key, index, source.reader.get(CHECKPOINT_PATH))
+    write_file(path, made.to_bytes())
+    if output().json:
+        output().result({"file": str(path), "index": index, "hashes": len(made.hashes)})
         return
-    from sealroom.kbs.admin import AuditReader
-
-    settings = load_owner(owner)
-    verifier = _verifier(key or settings.audit_key)
-    with settings.client() as client:
-        yield AuditReader(client), verifier
+    output().say(f"Wrote the proof of entry {index} to {path}.")
+    output().say(f"Check it with: sealroom audit check-proof {path} --key KEY")
 
 
-def _verifier(path: Path) -> VerifierKey:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"The audit log's key {path} cannot be read.", advice="Name the file with --key."
-        ) from error
-    try:
-        return VerifierKey.parse(text)
-    except Error as error:
-        raise ConfigurationError(f"{path}: {error.message}") from error
+@command.command(name="check-proof")
+@click.argument("file", type=FILE)
+@click.option("--key", type=FILE, help=f"The log's key; {KEY_FILE} beside the owner's settings without it.")
+@owner_option
+@json_option
+def check_proof(file: Path, key: Path | None, owner: Path | None) -> None:
+    """Check a proof offline, and show the entry that it proves."""
+    verifier = key_of(key, owner)
+    if file.stat().st_size > MAX_PROOF:
+        raise FormatError("The inclusion proof is too long.", field="proof")
+    show_entry(InclusionProof.from_bytes(read_file(file, "the proof")), verifier)
+
+
+# --- what the auditor trusts ---
 
 
 def _development_root(path: Path | None) -> Roots | None:
@@ -320,7 +297,7 @@ def _development_root(path: Path | None) -> Roots | None:
         return None
     from sealroom.snp import Roots
 
-    return Roots.development(_read(path, "the development root"))
+    return Roots.development(read_file(path, "the development root"))
 
 
 def _development_gpu_root(folder: Path | None) -> NvidiaRoots | None:
@@ -329,7 +306,8 @@ def _development_gpu_root(folder: Path | None) -> NvidiaRoots | None:
     from sealroom.nvidia import NvidiaRoots
 
     device, rim = (
-        _read(folder / f"gpu-{kind}-root.pem", "the development root of GPUs") for kind in ("device", "rim")
+        read_file(folder / f"gpu-{kind}-root.pem", "the development root of GPUs")
+        for kind in ("device", "rim")
     )
     return NvidiaRoots.development(device, rim)
 
@@ -340,7 +318,9 @@ def _environments(folder: Path | None) -> Iterable[Environment]:
     from sealroom.environments import Environment
 
     # No signature is asked for: an entry names its environment by digest.
-    return [Environment.from_toml(_read(path, "an environment")) for path in sorted(folder.glob("*.toml"))]
+    return [
+        Environment.from_toml(read_file(path, "an environment")) for path in sorted(folder.glob("*.toml"))
+    ]
 
 
 def _policies(path: Path | None) -> Iterable[Policy]:
@@ -348,55 +328,4 @@ def _policies(path: Path | None) -> Iterable[Policy]:
         return ()
     from sealroom.appraisal import Policy
 
-    return [Policy.from_toml(_read(path, "the appraisal policy"))]
-
-
-def _read(path: Path, what: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise StorageError(f"The file of {what}, {path}, cannot be read: {error.strerror}.") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file so that a crash leaves the old one or the new one."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".new")
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror}.") from error
-
-
-@contextlib.contextmanager
-def _new_folder(directory: Path) -> Iterator[Path]:
-    """Give a folder that appears under its name only when it is complete."""
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    except OSError as error:
-        raise StorageError(f"{directory} cannot be made: {error.strerror}.") from error
-    try:
-        yield temporary
-        temporary.rename(directory)
-    except OSError as error:
-        raise StorageError(f"{directory} cannot be made: {error.strerror}.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Show progress on a terminal, and nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("Reading the log", total=None)
-
-        def advance(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield advance
+    return [Policy.from_toml(read_file(path, "the appraisal policy"))]

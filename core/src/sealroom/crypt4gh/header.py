@@ -316,7 +316,22 @@ def _parse_edit_list(payload: bytes) -> tuple[int, ...]:
 def _no_key(header: Header, secret: SecretKey) -> HeaderKeyError:
     count = len(header.packets)
     packets = "1 packet" if count == 1 else f"{count} packets"
+    writers = _writers(header)
+    written = f", written by {' and '.join(writers[:3])}" if writers else ""
+    more = f" and {len(writers) - 3} more" if len(writers) > 3 else ""
+    # A packet names its writer and not its reader: how many readers there are is all that can be said.
     return HeaderKeyError(
-        f"The header ({packets}) does not open with the key {secret.public.fingerprint}.",
+        f"The header does not open with the key that was tried, {secret.public.fingerprint}. It has room for "
+        f"{count} reader{'' if count == 1 else 's'} at most ({packets}{written}{more}).",
         advice="The file was sealed for another key, or its header was changed: ask the data owner.",
     )
+
+
+def _writers(header: Header) -> list[str]:
+    """Return the fingerprints of the keys that packets say they were written with, each once."""
+    found = dict.fromkeys(
+        PublicKey(packet[4 : 4 + KEY_SIZE]).fingerprint
+        for packet in header.packets
+        if len(packet) >= 4 + KEY_SIZE
+    )
+    return list(found)

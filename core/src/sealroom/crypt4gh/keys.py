@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """X25519 key pairs, data keys, and the `c4gh-v1` key files that other Crypt4GH tools read and write.
 
+Read, too: Ed25519 keys of OpenSSH, converted as other Crypt4GH tools do it (RFC 7748, section 4.1), and
+X25519 keys as PKCS#8 and SubjectPublicKeyInfo.
+
 Invariants:
 
 - A secret never appears in `repr`, in an error or in a pickle.
@@ -22,9 +25,16 @@ from dataclasses import dataclass
 from typing import Literal, NoReturn
 
 import bcrypt
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InternalError, InvalidTag, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.serialization import (
+    load_pem_private_key,
+    load_pem_public_key,
+    load_ssh_private_key,
+    load_ssh_public_key,
+)
 
 from sealroom.errors import FormatError
 
@@ -33,6 +43,9 @@ KEY_SIZE = 32
 _MAGIC = b"c4gh-v1"
 _PUBLIC = "CRYPT4GH PUBLIC KEY"
 _SECRET = "CRYPT4GH PRIVATE KEY"  # noqa: S105 - a PEM label
+_SSH_PUBLIC = b"ssh-ed25519 "
+_SSH_SECRET = "OPENSSH PRIVATE KEY"  # noqa: S105 - a PEM label
+_FOREIGN_SECRET = (_SSH_SECRET, "PRIVATE KEY", "ENCRYPTED PRIVATE KEY")
 _BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----")
 _NONCE_SIZE = 12
 _SALT_SIZE = 16
@@ -175,12 +188,16 @@ class DataKey:
 
 
 def read_public_key(data: bytes) -> PublicKey:
-    """Parse a Crypt4GH public key file.
+    """Parse a Crypt4GH public key file, or one of OpenSSH or in PEM form.
 
     Raises:
         FormatError: It is not one.
     """
+    if data.startswith(_SSH_PUBLIC):
+        return _ssh_public_key(data)
     label, raw = _read_pem(data)
+    if label == "PUBLIC KEY":
+        return _spki_public_key(data)
     if label != _PUBLIC:
         raise FormatError(f"This file holds a {label.lower()}, not a Crypt4GH public key.")
     return PublicKey(raw)
@@ -197,16 +214,22 @@ def needs_passphrase(data: bytes) -> bool:
     Raises:
         FormatError: It is not a Crypt4GH secret key file.
     """
+    label, _ = _read_pem(data)
+    if label in _FOREIGN_SECRET:
+        return _foreign_needs_passphrase(data, label)
     kdf, _, _ = _read_secret_fields(data)
     return kdf != b"none"
 
 
 def read_secret_key(data: bytes, passphrase: bytes | None = None) -> SecretKey:
-    """Parse a Crypt4GH secret key file, of any of its key derivations.
+    """Parse a Crypt4GH secret key file, of any of its key derivations, or one of OpenSSH or PKCS#8.
 
     Raises:
         FormatError: It is not one, needs a passphrase that was not given, or the passphrase is wrong.
     """
+    label, _ = _read_pem(data)
+    if label in _FOREIGN_SECRET:
+        return _foreign_secret_key(data, passphrase)
     kdf, options, rest = _read_secret_fields(data)
     cipher, rest = _take_string(rest, "cipher")
     blob, _comment = _take_string(rest, "key")
@@ -243,6 +266,62 @@ def write_secret_key(
     if comment is not None:
         fields.append(comment)
     return _write_pem(_SECRET, _MAGIC + b"".join(len(f).to_bytes(2, "big") + f for f in fields))
+
+
+def _foreign_needs_passphrase(data: bytes, label: str) -> bool:
+    if label != _SSH_SECRET:
+        return label == "ENCRYPTED PRIVATE KEY"
+    # openssh-key-v1: the cipher's name follows the magic word (PROTOCOL.key, section 1).
+    _, raw = _read_pem(data)
+    return not raw.startswith(b"openssh-key-v1\0\0\0\0\x04none")
+
+
+def _foreign_secret_key(data: bytes, passphrase: bytes | None) -> SecretKey:
+    label, _ = _read_pem(data)
+    locked = _foreign_needs_passphrase(data, label)
+    if locked and passphrase is None:
+        raise FormatError("The key file is locked.", advice="Give its passphrase.")
+    load = load_ssh_private_key if label == _SSH_SECRET else load_pem_private_key
+    try:
+        key = load(data, passphrase if locked else None)
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError, InvalidTag, OverflowError) as error:
+        raise FormatError(
+            "The key file is malformed, or the passphrase does not open it."
+            if locked
+            else "The key file is malformed."
+        ) from error
+    if isinstance(key, X25519PrivateKey):
+        return SecretKey(key.private_bytes_raw())
+    if isinstance(key, Ed25519PrivateKey) and label == _SSH_SECRET:
+        # RFC 8032, section 5.1.5: the scalar is the first half of the seed's SHA-512; X25519 clamps it.
+        return SecretKey(hashlib.sha512(key.private_bytes_raw()).digest()[:KEY_SIZE])
+    raise FormatError("The key file holds a key of another kind than X25519, or Ed25519 of OpenSSH.")
+
+
+def _ssh_public_key(data: bytes) -> PublicKey:
+    try:
+        key = load_ssh_public_key(data.strip())
+    except (ValueError, UnsupportedAlgorithm, InternalError) as error:
+        raise FormatError("This is not a public key file of OpenSSH.") from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise FormatError("The key file holds a key of another kind than Ed25519.")
+    # RFC 7748, section 4.1: u = (1 + y) / (1 - y); the sign of x, in the last bit, does not matter.
+    prime = 2**255 - 19
+    y = int.from_bytes(key.public_bytes_raw(), "little") & ((1 << 255) - 1)
+    if y >= prime or y == 1:
+        raise FormatError("The key file holds no usable Ed25519 key.")
+    u = (1 + y) * pow(1 - y, -1, prime) % prime
+    return PublicKey(u.to_bytes(KEY_SIZE, "little"))
+
+
+def _spki_public_key(data: bytes) -> PublicKey:
+    try:
+        key = load_pem_public_key(data)
+    except (ValueError, UnsupportedAlgorithm, InternalError) as error:
+        raise FormatError("This is not a public key in PEM form.") from error
+    if not isinstance(key, X25519PublicKey):
+        raise FormatError("The key file holds a key of another kind than X25519.")
+    return PublicKey(key.public_bytes_raw())
 
 
 def _read_secret_fields(data: bytes) -> tuple[bytes, bytes, bytes]:

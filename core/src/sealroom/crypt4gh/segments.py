@@ -11,7 +11,7 @@ Invariants:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -87,6 +87,36 @@ class SegmentCipher:
                 continue
         out[:] = bytes(len(out))
         raise TagError("A segment was changed, or it was sealed with another key.")
+
+    def decrypt_run(self, segments: Sequence[memoryview], outs: Sequence[memoryview]) -> int:
+        """Decrypt some segments, each into a buffer of exactly its plaintext's size.
+
+        Little is done between two segments: decrypting one pushes everything else out of the cache.
+
+        Returns:
+            How many were decrypted. If that is not all, the next one does not authenticate under any data
+            key, and its buffer is wiped.
+
+        Raises:
+            FormatError: A segment or a buffer has a wrong size.
+        """
+        done, decrypt_into = 0, self._ciphers[0].decrypt_into
+        several = len(self._ciphers) > 1
+        for segment, out in zip(segments, outs, strict=True):
+            size = len(out)
+            if several or not 0 < size <= SEGMENT or len(segment) != size + OVERHEAD:
+                try:
+                    self.decrypt_into(segment, out)
+                except TagError:
+                    return done
+            else:
+                try:
+                    decrypt_into(segment[:NONCE_SIZE], segment[NONCE_SIZE:], None, out)
+                except InvalidTag:
+                    out[:] = bytes(size)
+                    return done
+            done += 1
+        return done
 
     def encrypt_into(self, plain: memoryview | bytes, out: memoryview) -> int:
         """Encrypt one segment with the first data key into a buffer that is 28 bytes longer.

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The kernel's side of the agent: asks the notebook server's process for plaintext ranges over a Unix socket.
 
-The wire: a request is a big-endian u32 length and that many bytes of JSON, `{"op": …, …}`. The answer is a
-big-endian u32 length, JSON, and raw bytes:
+A request is a JSON object `{"op": …, …}`, framed as `wire` says. The answer is JSON and raw bytes:
 
 | field | meaning |
 |---|---|
@@ -17,45 +16,72 @@ big-endian u32 length, JSON, and raw bytes:
 | `datasets` | - | list of `DatasetInfo` |
 | `unlock` | `dataset`, `purpose` (DUO code, or empty for the only one) | `DatasetInfo` |
 | `files` | `dataset` | list of `FileInfo` |
+| `share` | `size` | `{"block", "size"}` and a descriptor of shared memory; block 0 if there is none |
 | `read` | `dataset`, `file`, `offset`, `length` (at most 4 MiB) | raw bytes; fewer only at the end |
+| `read` | the same of any length, `into` (a block), `at` (a position in it) | `{"size"}` |
+| `reads` | `dataset`, `ranges` (at most 64 of file, offset, length), `into`, `at` | sizes or errors |
 | `record` | `dataset` | `RecordInfo` |
+| `explain` | `dataset`, `purpose` (DUO code, or empty for any) | `ExplanationInfo` |
+| `request` | `dataset`, `purpose`, `reason`, `until` (ISO 8601 with a zone, or empty) | `RequestInfo` |
+| `requests` | - | list of `RequestInfo`, the newest first |
+| `take_back` | `request` (its id) | `RequestInfo` |
+
+The ranges of `reads` begin at multiples of 64 in the block, one behind the other. Any request may carry
+`drop`: numbers of blocks that are not used any more.
 
 Invariants:
 
 - No key ever crosses the socket.
 - A client is safe to share between threads, survives `fork` and pickling, and holds no connection in a
   pickle.
+- Large ranges are decrypted into memory that both processes share (see `shared`), without a copy where the
+  caller takes the buffer as it is.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import os
-import socket
-import struct
 import threading
 import weakref
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from sealroom import errors
-from sealroom.datasets.messages import DatasetInfo, FileInfo, RecordInfo, ServerStatus
-from sealroom.errors import AccessDeniedError, Error, NetworkError, ProtocolError
+from sealroom.datasets.connection import ALIGNMENT, Connection, RefusedError, gone, surprise
+from sealroom.datasets.messages import (
+    DatasetInfo,
+    ExplanationInfo,
+    FileInfo,
+    RecordInfo,
+    RequestInfo,
+    ServerStatus,
+)
+from sealroom.datasets.shared import LARGEST_BLOCK
+from sealroom.datasets.wire import (
+    MAX_ANSWER,
+    MAX_READ,
+    MAX_REQUEST,
+    error_from_wire,
+    error_to_wire,
+    send_frame,
+)
+from sealroom.errors import Error, NetworkError
 
 SOCKET_NAME = "agent.sock"
 RUN_VARIABLE = "SEALROOM_RUN"
 
-MAX_REQUEST = 64 << 10
-"""Bytes of a request's JSON; names are far shorter."""
-MAX_ANSWER = 32 << 20
-"""Bytes of an answer's JSON: the list of a hundred thousand files."""
-MAX_READ = 4 << 20
-"""Raw bytes of one answer."""
-
-# The server itself waits for the broker when it unlocks; everything else is local.
-_TIMEOUT = 120.0
+MAX_RANGES = 64
+"""Ranges of one `reads`."""
+# Ranges below this go through the socket: a block would cost as much.
+_INLINE = 48 << 10
+# What is asked for at once where several pieces are put together.
+_LARGEST_AT_ONCE = 32 << 20
+_PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 _T = TypeVar("_T")
 _STATUS = TypeAdapter(ServerStatus)
@@ -63,6 +89,9 @@ _DATASET = TypeAdapter(DatasetInfo)
 _RECORD = TypeAdapter(RecordInfo)
 _DATASETS = TypeAdapter(tuple[DatasetInfo, ...])
 _FILES = TypeAdapter(tuple[FileInfo, ...])
+_EXPLANATION = TypeAdapter(ExplanationInfo)
+_REQUEST = TypeAdapter(RequestInfo)
+_REQUESTS = TypeAdapter(tuple[RequestInfo, ...])
 
 
 class AgentClient:
@@ -111,35 +140,93 @@ class AgentClient:
         """Return what was proven when the dataset was unlocked."""
         return _parse(_RECORD, self._call({"op": "record", "dataset": dataset}))
 
+    def explain(self, dataset: str, purpose: str = "") -> ExplanationInfo:
+        """Return what the broker would decide on a dataset now, rule by rule; nothing is released."""
+        return _parse(_EXPLANATION, self._call({"op": "explain", "dataset": dataset, "purpose": purpose}))
+
+    def request(self, dataset: str, purpose: str, reason: str, until: datetime | None = None) -> RequestInfo:
+        """Ask a dataset's owner for access.
+
+        Raises:
+            AccessDeniedError: The broker does not pass the request on; `reasons` says why.
+        """
+        end = "" if until is None else until.isoformat()
+        request = {"op": "request", "dataset": dataset, "purpose": purpose, "reason": reason, "until": end}
+        return _parse(_REQUEST, self._call(request))
+
+    def requests(self) -> tuple[RequestInfo, ...]:
+        """Return the person's own requests, the newest first."""
+        return _parse(_REQUESTS, self._call({"op": "requests"}))
+
+    def take_back(self, request: str) -> RequestInfo:
+        """Take back a request that was not answered yet."""
+        return _parse(_REQUEST, self._call({"op": "take_back", "request": request}))
+
     def read(self, dataset: str, file: str, offset: int, length: int) -> bytes:
         """Return a range of a file, shorter only at the file's end."""
-        data = bytearray()
-        while len(data) < length:
-            # The length may be far beyond the file's end: make room as data come.
-            buffer = memoryview(bytearray(min(length - len(data), MAX_READ)))
-            size = self.read_into(dataset, file, offset + len(data), buffer)
-            data += buffer[:size]
-            if size < len(buffer):
+        # The length may be far beyond the file's end: make room as data come.
+        parts: list[memoryview] = []
+        done = 0
+        while done < length:
+            want = min(length - done, _LARGEST_AT_ONCE)
+            part = self.read_buffer(dataset, file, offset + done, want)
+            parts.append(part)
+            done += len(part)
+            if len(part) < want:
                 break
-        return bytes(data)
+        return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+
+    def read_buffer(self, dataset: str, file: str, offset: int, length: int) -> memoryview:
+        """Return a range of a file in memory that it was decrypted into, shorter only at the file's end.
+
+        The memory begins at a multiple of the page size where the range is large. It belongs to the caller as
+        long as anything refers to it.
+        """
+        request = {"op": "read", "dataset": dataset, "file": file, "offset": offset, "length": length}
+        if _INLINE <= length <= LARGEST_BLOCK:
+            found = self._use(lambda connection: connection.read_block(request, length))
+            if found is not None:
+                return found
+        buffer = memoryview(bytearray(length) if length < _INLINE else mmap.mmap(-1, length, _PRIVATE))
+        return buffer[: self.read_into(dataset, file, offset, buffer)]
 
     def read_into(self, dataset: str, file: str, offset: int, buffer: memoryview) -> int:
         """Read a range of a file into a buffer and return how many bytes there were."""
+        request: dict[str, Any] = {"op": "read", "dataset": dataset, "file": file}
+        if len(buffer) >= _INLINE:
+            got = self._use(lambda connection: connection.read_copied(request, offset, buffer))
+            if got is not None:
+                return got
         done = 0
         while done < len(buffer):
-            want = min(len(buffer) - done, MAX_READ)
-            request = {
-                "op": "read",
-                "dataset": dataset,
-                "file": file,
-                "offset": offset + done,
-                "length": want,
-            }
-            got, _ = self._exchange(request, buffer[done : done + want])
+            part = buffer if len(buffer) <= MAX_READ else buffer[done : done + MAX_READ]
+            request["offset"], request["length"] = offset + done, len(part)
+            got, _ = self._use(lambda connection, part=part: connection.call(request, part))  # type: ignore[misc]
             done += got
-            if got < want:
+            if got < len(part):
                 break
         return done
+
+    def read_ranges(self, dataset: str, ranges: Sequence[tuple[str, int, int]]) -> list[memoryview | Error]:
+        """Read several ranges of a dataset's files with few requests.
+
+        Args:
+            dataset: The dataset's id.
+            ranges: File, offset and length of each.
+
+        Returns:
+            For each range its bytes, fewer only at the file's end, or why it could not be read.
+
+        Raises:
+            NetworkError: The server does not answer.
+        """
+        answers: list[memoryview | Error] = []
+        for batch in _batches(dataset, ranges):
+            found = None
+            if len(batch) > 1:
+                found = self._use(lambda connection, batch=batch: connection.read_batch(dataset, batch))  # type: ignore[misc]
+            answers += [self._one(dataset, *one) for one in batch] if found is None else found
+        return answers
 
     def close(self) -> None:
         """Close idle connections; the client opens new ones when it is used again."""
@@ -152,41 +239,52 @@ class AgentClient:
     def _reset(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._idle: list[socket.socket] = []
+        self._idle: list[Connection] = []
         self._finalizer = weakref.finalize(self, _close_all, self._idle)
 
-    def _call(self, request: dict[str, str]) -> Any:
-        _, result = self._exchange(request, memoryview(b""))
-        return result
+    def _one(self, dataset: str, file: str, offset: int, length: int) -> memoryview | Error:
+        try:
+            return self.read_buffer(dataset, file, offset, length)
+        except NetworkError:
+            raise
+        except Error as error:
+            return error
 
-    def _exchange(self, request: dict[str, Any], buffer: memoryview) -> tuple[int, Any]:
+    def _call(self, request: dict[str, str]) -> Any:
+        return self._use(lambda connection: connection.call(request, memoryview(b"")))[1]
+
+    def _use(self, work: Callable[[Connection], _T]) -> _T:
+        """Do something with a connection that nobody else uses meanwhile."""
         connection, reused = self._take()
         try:
             try:
-                answer = _round_trip(connection, request, buffer)
+                result = work(connection)
             except OSError:
                 connection.close()
                 if not reused:
                     raise
                 # The server was restarted since the last call: once more, on a new connection.
-                connection = self._connect()
-                answer = _round_trip(connection, request, buffer)
+                connection = Connection(self.path)
+                result = work(connection)
         except OSError as error:
             connection.close()
-            raise _gone(self.path) from error
+            raise gone(self.path) from error
+        except RefusedError as refused:
+            self._put_back(connection)
+            raise refused.error from None
         except BaseException:
             # Interrupted or confused in the middle of an answer: what follows on it would be taken for
             # another.
             connection.close()
             raise
+        self._put_back(connection)
+        return result
+
+    def _put_back(self, connection: Connection) -> None:
         with self._lock:
             self._idle.append(connection)
-        size, body = answer
-        if body.get("ok") is not True:
-            raise error_from_wire(body.get("error"))
-        return size, body.get("result")
 
-    def _take(self) -> tuple[socket.socket, bool]:
+    def _take(self) -> tuple[Connection, bool]:
         if self._pid != os.getpid():
             # After a fork the connections belong to the parent, and its lock may never be released here.
             self._finalizer.detach()
@@ -195,121 +293,45 @@ class AgentClient:
         with self._lock:
             if self._idle:
                 return self._idle.pop(), True
-        return self._connect(), False
-
-    def _connect(self) -> socket.socket:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(_TIMEOUT)
-        try:
-            connection.connect(str(self.path))
-        except OSError as error:
-            connection.close()
-            raise _gone(self.path) from error
-        return connection
+        return Connection(self.path), False
 
 
-def send_frame(connection: socket.socket, body: dict[str, Any], raw: memoryview | None = None) -> None:
-    """Send a length, JSON and raw bytes."""
-    data = json.dumps(body, separators=(",", ":")).encode()
-    connection.sendall(struct.pack(">I", len(data)) + data)
-    if raw is not None and len(raw):
-        connection.sendall(raw)
-
-
-def receive_exactly(connection: socket.socket, buffer: memoryview) -> None:
-    """Fill a buffer.
-
-    Raises:
-        ConnectionError: The other side closed the connection before.
-    """
-    while len(buffer):
-        got = connection.recv_into(buffer)
-        if not got:
-            raise ConnectionResetError("closed by the other side")
-        buffer = buffer[got:]
-
-
-def receive_json(connection: socket.socket, prefix: bytes, limit: int) -> dict[str, Any]:
-    """Receive the JSON object that a length announced.
-
-    Raises:
-        ProtocolError: It is too large or not a JSON object.
-        ConnectionError: The other side closed the connection before its end.
-    """
-    (size,) = struct.unpack(">I", prefix)
-    if size > limit:
-        raise ProtocolError(f"A message of {size} bytes is larger than the {limit} that are allowed.")
-    data = bytearray(size)
-    receive_exactly(connection, memoryview(data))
-    try:
-        body = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError("A message is not JSON.") from error
-    if not isinstance(body, dict):
-        raise ProtocolError("A message is not a JSON object.")
-    return body
-
-
-def error_to_wire(error: Error) -> dict[str, Any]:
-    """Return an error as the answer carries it."""
-    reasons = error.reasons if isinstance(error, AccessDeniedError) else ()
-    return {
-        "code": error.code,
-        "message": error.message,
-        "advice": error.advice,
-        "reasons": [list(reason) for reason in reasons],
-    }
-
-
-def error_from_wire(body: object) -> Error:
-    """Return the error that an answer carries, of the class that its code names."""
-    if not isinstance(body, dict) or not isinstance(body.get("message"), str):
-        return ProtocolError("The notebook server's agent answered with an error that cannot be read.")
-    message, advice = body["message"], str(body.get("advice", ""))
-    if body.get("code") == AccessDeniedError.code:
-        reasons = tuple((str(r[0]), str(r[1])) for r in body.get("reasons", ()) if len(r) == 2)
-        return AccessDeniedError(message, reasons=reasons, advice=advice)
-    return _error_class(str(body.get("code")))(message, advice=advice)
-
-
-def _error_class(code: str) -> type[Error]:
-    for candidate in vars(errors).values():
-        if isinstance(candidate, type) and issubclass(candidate, Error) and candidate.code == code:
-            return candidate
-    # A tag error and the like: subclasses that only tell more about where it was found.
-    return errors.IntegrityError if code in ("tag", "header_key") else Error
-
-
-def _round_trip(
-    connection: socket.socket, request: dict[str, Any], buffer: memoryview
-) -> tuple[int, dict[str, Any]]:
-    send_frame(connection, request)
-    prefix = bytearray(4)
-    receive_exactly(connection, memoryview(prefix))
-    body = receive_json(connection, bytes(prefix), MAX_ANSWER)
-    size = body.get("size", 0)
-    if not isinstance(size, int) or not 0 <= size <= len(buffer):
-        raise ProtocolError("The notebook server's agent answered with more bytes than were asked for.")
-    receive_exactly(connection, buffer[:size])
-    return size, body
+def _batches(dataset: str, ranges: Sequence[tuple[str, int, int]]) -> list[list[tuple[str, int, int]]]:
+    """Group ranges so that each group fits into one request and one block."""
+    batches: list[list[tuple[str, int, int]]] = []
+    room, text = 0, 0
+    for one in ranges:
+        size, words = one[2] + ALIGNMENT, len(json.dumps(one)) + 1
+        if not batches or len(batches[-1]) >= MAX_RANGES or size > room or words > text:
+            batches.append([])
+            room, text = _LARGEST_AT_ONCE, MAX_REQUEST - len(json.dumps(dataset)) - 4096
+        batches[-1].append(one)
+        room, text = room - size, text - words
+    return batches
 
 
 def _parse(adapter: TypeAdapter[_T], result: object) -> _T:
     try:
         return adapter.validate_python(result)
     except ValidationError as error:
-        raise ProtocolError(
-            "The notebook server's agent answered with something else than was asked for."
-        ) from error
+        raise surprise() from error
 
 
-def _gone(path: Path) -> NetworkError:
-    return NetworkError(
-        f"The notebook server's Sealroom agent does not answer on {path}.",
-        advice="Restart your server from the hub's home page; if it stays so, tell the operator.",
-    )
-
-
-def _close_all(connections: list[socket.socket]) -> None:
+def _close_all(connections: list[Connection]) -> None:
     while connections:
         connections.pop().close()
+
+
+__all__ = [
+    "ALIGNMENT",
+    "MAX_ANSWER",
+    "MAX_RANGES",
+    "MAX_READ",
+    "MAX_REQUEST",
+    "RUN_VARIABLE",
+    "SOCKET_NAME",
+    "AgentClient",
+    "error_from_wire",
+    "error_to_wire",
+    "send_frame",
+]

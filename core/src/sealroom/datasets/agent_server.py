@@ -8,6 +8,8 @@ Invariants:
 - The socket has mode 0600, and the peer's user id is read from the kernel for every connection.
 - One slow, silent or babbling client holds up nobody else: a thread per connection, bounds on sizes, time
   limits once a message has begun.
+- What is shared with a kernel (see `shared`) is bounded for each connection and for all of them, and is
+  given up when the connection ends.
 - Whatever a client sends, the answer is an error message or a closed connection; the server goes on.
 """
 
@@ -22,20 +24,24 @@ import struct
 import sys
 import threading
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from sealroom.datasets.agent import (
-    MAX_READ,
-    MAX_REQUEST,
-    error_to_wire,
-    receive_exactly,
-    receive_json,
-    send_frame,
+from sealroom.datasets.agent import ALIGNMENT, MAX_RANGES
+from sealroom.datasets.messages import (
+    DatasetInfo,
+    ExplanationInfo,
+    FileInfo,
+    RecordInfo,
+    RequestInfo,
+    ServerStatus,
 )
-from sealroom.datasets.messages import DatasetInfo, FileInfo, RecordInfo, ServerStatus
+from sealroom.datasets.parallel import for_each
+from sealroom.datasets.shared import AgentBlocks, Budget
+from sealroom.datasets.wire import MAX_READ, MAX_REQUEST, Inbox, error_to_wire, send_frame, set_patience
 from sealroom.errors import ConfigurationError, Error, ProtocolError
 
 MAX_CONNECTIONS = 256
@@ -71,6 +77,18 @@ class AgentBackend(Protocol):
     def record(self, dataset: str) -> RecordInfo:
         """Return what was proven when the dataset was unlocked."""
 
+    def explain(self, dataset: str, purpose: str) -> ExplanationInfo:
+        """Return what the broker would decide now; an empty purpose stands for any."""
+
+    def request(self, dataset: str, purpose: str, reason: str, until: datetime | None) -> RequestInfo:
+        """Ask a dataset's owner for access."""
+
+    def requests(self) -> Sequence[RequestInfo]:
+        """Return the person's own requests, the newest first."""
+
+    def take_back(self, request: str) -> RequestInfo:
+        """Take back a request that was not answered yet."""
+
 
 class AgentServer:
     """Serves a backend on a Unix socket.
@@ -89,6 +107,7 @@ class AgentServer:
         self._thread: threading.Thread | None = None
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
+        self._budget = Budget()
         self._inode = 0
 
     def start(self) -> None:
@@ -183,8 +202,8 @@ class AgentServer:
 
     def _serve(self, connection: socket.socket) -> None:
         try:
-            with connection:
-                session = _Session(connection, self._backend)
+            session = _Session(connection, self._backend, self._budget)
+            with connection, contextlib.closing(session):
                 while session.answer_one():
                     pass
         except (OSError, ProtocolError) as error:
@@ -197,56 +216,68 @@ class AgentServer:
 class _Session:
     """One connection."""
 
-    def __init__(self, connection: socket.socket, backend: AgentBackend) -> None:
+    def __init__(self, connection: socket.socket, backend: AgentBackend, budget: Budget) -> None:
         self._connection = connection
         self._backend = backend
+        self._inbox = Inbox(connection)
+        self._blocks = AgentBlocks(budget)
         self._scratch: mmap.mmap | None = None
+        # For sending only: a kernel may be silent for days between two requests, but not in the middle of
+        # one.
+        connection.settimeout(None)
+        set_patience(connection, _MESSAGE_TIMEOUT, receiving=False)
 
     def answer_one(self) -> bool:
         """Answer one request; False at the end of the connection."""
-        # A kernel may be silent for days between two requests, but not in the middle of one.
-        prefix = bytearray(4)
-        self._connection.settimeout(None)
-        got = self._connection.recv_into(prefix)
-        if not got:
-            return False
-        self._connection.settimeout(_MESSAGE_TIMEOUT)
-        receive_exactly(self._connection, memoryview(prefix)[got:])
         try:
-            request = receive_json(self._connection, bytes(prefix), MAX_REQUEST)
+            request = self._inbox.message(MAX_REQUEST, patience=_MESSAGE_TIMEOUT)
         except ProtocolError as error:
             # Where the next message begins is not known any more.
             send_frame(self._connection, {"ok": False, "error": error_to_wire(error), "size": 0})
             return False
+        if request is None:
+            return False
         self._answer(request)
         return True
 
+    def close(self) -> None:
+        """Give up what is shared."""
+        self._blocks.close()
+
     def _answer(self, request: dict[str, Any]) -> None:
         raw: memoryview | None = None
+        descriptor: int | None = None
         answer: dict[str, Any]
         try:
-            if request.get("op") == "read":
+            self._drop(request)
+            op = request.get("op")
+            if op == "read" and "into" not in request:
                 raw = self._read(request)
                 answer = {"ok": True, "size": len(raw)}
+            elif op == "share":
+                result, descriptor = self._share(request)
+                answer = {"ok": True, "result": result, "size": 0}
             else:
                 answer = {"ok": True, "result": self._result(request), "size": 0}
         except Error as error:
             answer = {"ok": False, "error": error_to_wire(error), "size": 0}
         except Exception:  # noqa: BLE001 - a bug in the backend is an answer, not the end of the agent
-            _log.exception("the agent failed inside")
-            failure = Error(
-                "The notebook server failed inside.", advice="Its log says more; tell the operator."
-            )
-            answer = {"ok": False, "error": error_to_wire(failure), "size": 0}
+            answer = {"ok": False, "error": _inside(), "size": 0}
         try:
-            send_frame(self._connection, answer, raw)
+            send_frame(self._connection, answer, raw, descriptor=descriptor)
         finally:
+            if descriptor is not None:
+                os.close(descriptor)
             if raw is not None:
                 # Nothing that was read stays here after access has ended.
                 raw[:] = bytes(len(raw))
 
     def _result(self, request: dict[str, Any]) -> Any:
         op = request.get("op")
+        if op == "read":
+            return self._read_block(request)
+        if op == "reads":
+            return self._read_batch(request)
         if op == "status":
             return _dump(self._backend.status())
         if op == "datasets":
@@ -257,9 +288,22 @@ class _Session:
             return [_dump(item) for item in self._backend.files(_text(request, "dataset"))]
         if op == "record":
             return _dump(self._backend.record(_text(request, "dataset")))
+        if op in ("explain", "request", "requests", "take_back"):
+            return self._access(op, request)
         raise ProtocolError(
             "The agent does not know this operation.", advice="Update Sealroom in the server."
         )
+
+    def _access(self, op: str, request: dict[str, Any]) -> Any:
+        if op == "requests":
+            return [_dump(item) for item in self._backend.requests()]
+        if op == "take_back":
+            return _dump(self._backend.take_back(_text(request, "request")))
+        dataset, purpose = _text(request, "dataset"), _text(request, "purpose")
+        if op == "explain":
+            return _dump(self._backend.explain(dataset, purpose))
+        reason, until = _text(request, "reason"), _moment(request, "until")
+        return _dump(self._backend.request(dataset, purpose, reason, until))
 
     def _read(self, request: dict[str, Any]) -> memoryview:
         offset, length = _number(request, "offset"), _number(request, "length")
@@ -271,6 +315,61 @@ class _Session:
         buffer = memoryview(self._scratch)[:length]
         size = self._backend.read_into(_text(request, "dataset"), _text(request, "file"), offset, buffer)
         return buffer[:size]
+
+    def _share(self, request: dict[str, Any]) -> tuple[dict[str, int], int | None]:
+        made = self._blocks.make(_number(request, "size"))
+        if made is None:
+            return {"block": 0, "size": 0}, None
+        number, size, descriptor = made
+        return {"block": number, "size": size}, descriptor
+
+    def _drop(self, request: dict[str, Any]) -> None:
+        dropped = request.get("drop", [])
+        if not isinstance(dropped, list):
+            raise ProtocolError("The request's 'drop' is no list.")
+        for number in dropped:
+            self._blocks.drop(number)
+
+    def _read_block(self, request: dict[str, Any]) -> dict[str, int]:
+        offset, length, at = (_number(request, field) for field in ("offset", "length", "at"))
+        buffer = self._blocks.view(request.get("into"), at, length)
+        dataset, file = _text(request, "dataset"), _text(request, "file")
+        return {"size": self._backend.read_into(dataset, file, offset, buffer)}
+
+    def _read_batch(self, request: dict[str, Any]) -> list[Any]:
+        dataset, ranges = _text(request, "dataset"), request.get("ranges")
+        if not isinstance(ranges, list) or len(ranges) > MAX_RANGES:
+            raise ProtocolError(f"A request reads at most {MAX_RANGES} ranges.")
+        wanted, at = [], _number(request, "at")
+        for one in ranges:
+            if not isinstance(one, list) or len(one) != 3:
+                raise ProtocolError("A range is a file, an offset and a length.")
+            fields = {"file": one[0], "offset": one[1], "length": one[2]}
+            file, offset, length = _text(fields, "file"), _number(fields, "offset"), _number(fields, "length")
+            wanted.append((file, offset, self._blocks.view(request.get("into"), at, length)))
+            at += -(-length // ALIGNMENT) * ALIGNMENT
+        results: list[Any] = [0] * len(wanted)
+
+        def work(number: int) -> None:
+            file, offset, buffer = wanted[number]
+            try:
+                results[number] = self._backend.read_into(dataset, file, offset, buffer)
+            except Error as error:
+                results[number] = error_to_wire(error)
+            except Exception:  # noqa: BLE001 - as for one range
+                results[number] = _inside()
+
+        # Several at once also where one processor must do: most of a request to another machine is waiting.
+        for_each(work, len(wanted), waiting=True)
+        return results
+
+
+def _inside() -> dict[str, Any]:
+    """Return the answer for a bug, and log it."""
+    _log.exception("the agent failed inside")
+    return error_to_wire(
+        Error("The notebook server failed inside.", advice="Its log says more; tell the operator.")
+    )
 
 
 def peer_uid(connection: socket.socket) -> int:
@@ -300,6 +399,19 @@ def _text(request: dict[str, Any], field: str) -> str:
     if not isinstance(value, str):
         raise ProtocolError(f"The request lacks the text {field!r}.")
     return value
+
+
+def _moment(request: dict[str, Any], field: str) -> datetime | None:
+    text = _text(request, field)
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise ProtocolError(f"The request's {field!r} is no time with a zone.")
+    return moment
 
 
 def _number(request: dict[str, Any], field: str) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a notebook calls: `sealroom.unlock`, `sealroom.open`, `sealroom.datasets()`, `status` and `record`.
+"""What a notebook calls: `sealroom.unlock`, `sealroom.open`, `sealroom.datasets()` and the others.
 
 Everything is asked of the notebook server's agent; this process holds no key.
 """
@@ -7,15 +7,25 @@ Everything is asked of the notebook server's agent; this process holds no key.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
+from datetime import UTC, date, datetime, time, timedelta
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
 from sealroom.datasets.agent import AgentClient
 from sealroom.datasets.file import SealedFile
-from sealroom.datasets.messages import DatasetInfo, FileInfo, RecordInfo, ServerStatus
+from sealroom.datasets.messages import (
+    MAX_REASON,
+    DatasetInfo,
+    ExplanationInfo,
+    FileInfo,
+    RecordInfo,
+    RequestInfo,
+    ServerStatus,
+)
 from sealroom.datasets.show import (
     dataset_html,
     dataset_text,
@@ -26,10 +36,21 @@ from sealroom.datasets.show import (
     status_html,
     status_text,
 )
+from sealroom.datasets.show_access import (
+    explanation_html,
+    explanation_text,
+    request_html,
+    request_text,
+    requests_html,
+    requests_text,
+)
 from sealroom.errors import AccessDeniedError, ConfigurationError, StorageError
 
 DISPLAY_GROUP = "sealroom.display"
 """Entry points that show a `Dataset` in a notebook: `callable(dataset) -> None`."""
+
+_SPAN = re.compile(r"\+([1-9][0-9]{0,4})(h|d|w)")
+_HOURS = {"h": 1, "d": 24, "w": 7 * 24}
 
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()
@@ -128,6 +149,63 @@ class Record(dict[str, Any]):
         return record_html(self.info)
 
 
+class Explanation:
+    """What the broker would decide on a dataset now; the fields are those of `ExplanationInfo`."""
+
+    def __init__(self, info: ExplanationInfo) -> None:
+        self.info = info
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "info":
+            raise AttributeError(name)
+        return getattr(self.info, name)
+
+    def __repr__(self) -> str:
+        return explanation_text(self.info)
+
+    def _repr_html_(self) -> str:
+        return explanation_html(self.info)
+
+
+class Request:
+    """A request for access; the fields are those of `RequestInfo`, as they were when it was looked at."""
+
+    def __init__(self, client: AgentClient, info: RequestInfo) -> None:
+        self.client = client
+        self.info = info
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name in ("info", "client"):
+            raise AttributeError(name)
+        return getattr(self.info, name)
+
+    def take_back(self) -> Request:
+        """Take the request back and return what it is then.
+
+        Raises:
+            ProtocolError: It was answered already.
+        """
+        return Request(self.client, self.client.take_back(self.info.id))
+
+    def __repr__(self) -> str:
+        return request_text(self.info)
+
+    def _repr_html_(self) -> str:
+        return request_html(self.info)
+
+
+class RequestsList(tuple[Request, ...]):
+    """A person's own requests, the newest first."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return requests_text(request.info for request in self)
+
+    def _repr_html_(self) -> str:
+        return requests_html(request.info for request in self)
+
+
 def status() -> Status:
     """Return what this server can prove about itself.
 
@@ -220,6 +298,83 @@ def record(dataset: str) -> Record:
     return Record(default_client().record(dataset))
 
 
+def explain(dataset: str, purpose: str | None = None) -> Explanation:
+    """Return what the broker would decide on a dataset for you in this server now; nothing is released.
+
+    Args:
+        dataset: Its id, as `sealroom.datasets()` lists it.
+        purpose: A DUO code; None asks whether any purpose would do.
+
+    Raises:
+        NetworkError: This Python does not run in a Sealroom notebook server, or the server does not answer.
+    """
+    return Explanation(default_client().explain(dataset, purpose or ""))
+
+
+def request(
+    dataset: str, *, reason: str, purpose: str | None = None, until: datetime | date | str | None = None
+) -> Request:
+    """Ask the owner of a dataset for access. They see who you are and what this server has proven.
+
+    Args:
+        dataset: Its id, as `sealroom.datasets()` lists it.
+        reason: Why, in your own words; at most 2000 characters.
+        purpose: What you will use it for, a DUO code such as `DUO:0000042`. May be left out where the
+            dataset's terms leave one purpose only.
+        until: How long you need it: a time, a date (its end), `"2027-03-31"`, `"+30d"`, `"+12h"` or `"+2w"`.
+
+    Raises:
+        AccessDeniedError: There is no such dataset, or the broker does not pass the request on.
+        ConfigurationError: The purpose must be named, the reason is empty or too long, or the end is not in
+            the future.
+        NetworkError: This Python does not run in a Sealroom notebook server, or the server does not answer.
+    """
+    words = reason.strip()
+    if not 0 < len(words) <= MAX_REASON:
+        raise ConfigurationError(
+            f"A reason has 1 to {MAX_REASON} characters; this one has {len(words)}.",
+            advice="Say in a few sentences what you need the data for.",
+        )
+    end = parse_end(until, datetime.now(UTC))
+    client = default_client()
+    chosen = purpose or _only_asked_purpose(client, dataset)
+    return Request(client, client.request(dataset, chosen, words, end))
+
+
+def requests() -> RequestsList:
+    """Return your own requests for access, the newest first.
+
+    Raises:
+        NetworkError: This Python does not run in a Sealroom notebook server, or the server does not answer.
+    """
+    client = default_client()
+    return RequestsList(Request(client, info) for info in client.requests())
+
+
+def parse_end(until: datetime | date | str | None, now: datetime) -> datetime | None:
+    """Return a wished end as a time in UTC.
+
+    Args:
+        until: A time, a date (its last second), ISO 8601, or a span like `+30d`. Without a zone it is this
+            machine's time.
+        now: The present, with a zone.
+
+    Raises:
+        ConfigurationError: It is none of these, or not in the future.
+    """
+    if until is None or until == "":
+        return None
+    try:
+        moment = _moment(until, now)
+    except (ValueError, OverflowError):
+        raise ConfigurationError(
+            f"{str(until)[:40]!r} is neither a date like 2027-03-31 nor a span like +30d, +12h or +2w."
+        ) from None
+    if moment <= now:
+        raise ConfigurationError(f"The end {str(until)[:40]} is not in the future.")
+    return moment.replace(microsecond=0)
+
+
 def default_client() -> AgentClient:
     """Return this process's client of the notebook server that it belongs to.
 
@@ -248,6 +403,33 @@ def _only_purpose(client: AgentClient, dataset: str) -> str:
     return info.purposes[0].code if info.purposes else ""
 
 
+def _only_asked_purpose(client: AgentClient, dataset: str) -> str:
+    """Return the purpose to ask for if the dataset's terms leave no choice."""
+    info = next((item for item in client.datasets() if item.id == dataset), None)
+    if info is None:
+        raise AccessDeniedError(
+            f"There is no dataset {dataset!r} on offer.",
+            advice="sealroom.datasets() lists those that there are.",
+        )
+    if len(info.asks) == 1:
+        return info.asks[0].code
+    listed = "; ".join(str(purpose) for purpose in info.asks) or "a DUO code such as DUO:0000042"
+    raise ConfigurationError(
+        "Say what you will use the data for.", advice=f"Name the purpose. You can ask for: {listed}."
+    )
+
+
+def _moment(until: datetime | date | str, now: datetime) -> datetime:
+    if isinstance(until, str):
+        span = _SPAN.fullmatch(until)
+        if span:
+            return now + timedelta(hours=int(span[1]) * _HOURS[span[2]])
+        until = date.fromisoformat(until) if len(until) <= 10 else datetime.fromisoformat(until)
+    if not isinstance(until, datetime):
+        until = datetime.combine(until, time(23, 59, 59))
+    return until.astimezone(UTC)
+
+
 def _show(dataset: Dataset) -> None:
     if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
         import_module("IPython.display").display(dataset)
@@ -270,13 +452,20 @@ def _show_widget(dataset: Dataset) -> bool:
 __all__ = [
     "Dataset",
     "DatasetsList",
+    "Explanation",
     "Record",
+    "Request",
+    "RequestsList",
     "Status",
     "default_client",
+    "explain",
     "list_datasets",
     "open",
     "open_file",
+    "parse_end",
     "record",
+    "request",
+    "requests",
     "status",
     "unlock",
 ]

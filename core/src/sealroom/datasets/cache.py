@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
+import weakref
 from collections import OrderedDict
 
 
@@ -24,6 +26,7 @@ class SegmentCache:
         # Reentrant: an owner that the garbage collector finds while the lock is held drops its segments.
         self._lock = threading.RLock()
         self._owners = itertools.count()
+        _alive.add(self)
 
     @property
     def size(self) -> int:
@@ -64,3 +67,18 @@ class SegmentCache:
                 segment = self._segments.pop(key)
                 self._size -= len(segment)
                 segment[:] = bytes(len(segment))
+
+    def renew_lock(self) -> None:
+        """Forget who holds the lock: in a forked child nobody does."""
+        self._lock = threading.RLock()
+
+
+_alive: weakref.WeakSet[SegmentCache] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for one in list(_alive):
+        one.renew_lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -5,6 +5,7 @@ Invariants:
 
 - Nothing is written to disk and no key is in this process.
 - It pickles as its name, and works after `fork`: DataLoader workers each ask the server themselves.
+- Small reads fetch the segment that they are in, and more of what follows only as a stream of them goes on.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from sealroom.datasets.agent import AgentClient
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-_WINDOW = 256 << 10
-"""Bytes that small reads fetch at once."""
+_SEGMENT = 64 << 10
+# Segments that a long stream of small reads fetches at once: 1, 2, 4, … and no more than this.
+_LARGEST = 16
+# From here on a read goes straight to where it is wanted.
+_LARGE = 256 << 10
 
 
 class SealedFile(io.RawIOBase):
@@ -45,8 +49,9 @@ class SealedFile(io.RawIOBase):
         self.path = name
         self.size = size
         self._position = 0
-        self._window = b""
+        self._window = memoryview(b"")
         self._window_start = 0
+        self._ahead = 1
 
     @property
     def name(self) -> str:
@@ -64,6 +69,30 @@ class SealedFile(io.RawIOBase):
         """Return a range, shorter only at the file's end."""
         self._check_open()
         return self.client.read(self.dataset, self.path, offset, max(0, min(length, self.size - offset)))
+
+    def pread_buffer(self, offset: int, length: int) -> memoryview:
+        """Return a range, shorter only at the file's end, in memory that it was decrypted into.
+
+        May be called from several threads. A large range begins at a page, and nothing of it was copied; the
+        memory is the caller's as long as anything refers to it.
+        """
+        self._check_open()
+        want = max(0, min(length, self.size - offset))
+        return self.client.read_buffer(self.dataset, self.path, offset, want)
+
+    def read_buffer(self, size: int = -1, /) -> memoryview:
+        """Return bytes from the position on as a buffer, as Arrow asks for them; see `pread_buffer`."""
+        self._check_open()
+        rest = max(0, self.size - self._position)
+        want = rest if size < 0 else min(size, rest)
+        if want < _LARGE and len(self._window_rest()) < want:
+            self._fill_window(want)
+        if len(self._window_rest()) >= want:
+            found = self._window_rest()[:want]
+        else:
+            found = self.pread_buffer(self._position, want)
+        self._position += len(found)
+        return found
 
     def readable(self) -> bool:
         """Return True."""
@@ -93,22 +122,23 @@ class SealedFile(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         want = max(0, min(len(view), self.size - self._position))
         done = self._from_window(view[:want])
-        if want - done >= _WINDOW:
+        if want - done >= _LARGE:
             got = self.pread_into(self._position, view[done:want])
             self._position += got
             done += got
         elif done < want:
-            self._fill_window()
+            self._fill_window(want - done)
             done += self._from_window(view[done:want])
         return done
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Return so many bytes from the position on; the rest of the file without a number."""
         self._check_open()
-        rest = max(0, self.size - self._position)
-        buffer = bytearray(rest if size is None or size < 0 else min(size, rest))
-        got = self.readinto(buffer)
-        return bytes(memoryview(buffer)[:got])
+        if size is not None and 0 <= size <= len(self._window_rest()):
+            found = bytes(self._window_rest()[:size])
+            self._position += len(found)
+            return found
+        return bytes(self.read_buffer(-1 if size is None else size))
 
     def readall(self) -> bytes:
         """Return the rest of the file."""
@@ -116,13 +146,13 @@ class SealedFile(io.RawIOBase):
 
     def read1(self, size: int = -1, /) -> bytes:
         """Return some bytes, as text wrappers ask for them."""
-        return self.read(_WINDOW if size < 0 else size)
+        return self.read(_LARGE if size < 0 else size)
 
     def peek(self, size: int = 0, /) -> bytes:
         """Return some bytes from the position on without moving it."""
         self._check_open()
         if not self._window_rest() and self._position < self.size:
-            self._fill_window()
+            self._fill_window(1)
         return bytes(self._window_rest())
 
     def write(self, data: ReadableBuffer, /) -> NoReturn:
@@ -141,7 +171,7 @@ class SealedFile(io.RawIOBase):
 
     def _window_rest(self) -> memoryview:
         start = self._position - self._window_start
-        return memoryview(self._window)[start:] if 0 <= start < len(self._window) else memoryview(b"")
+        return self._window[start:] if 0 <= start < len(self._window) else memoryview(b"")
 
     def _from_window(self, target: memoryview) -> int:
         part = self._window_rest()[: len(target)]
@@ -149,8 +179,15 @@ class SealedFile(io.RawIOBase):
         self._position += len(part)
         return len(part)
 
-    def _fill_window(self) -> None:
-        self._window = self.pread(self._position, _WINDOW)
+    def _fill_window(self, want: int) -> None:
+        """Fetch at least so much from the position on."""
+        goes_on = len(self._window) > 0 and self._position == self._window_start + len(self._window)
+        self._ahead = min(2 * self._ahead, _LARGEST) if goes_on else 1
+        first = self._position // _SEGMENT
+        last = max(-(-(self._position + want) // _SEGMENT), first + self._ahead)
+        # Let go of the old one first: its memory is there for the new one.
+        self._window = memoryview(b"")
+        self._window = self.pread_buffer(self._position, last * _SEGMENT - self._position)
         self._window_start = self._position
 
 

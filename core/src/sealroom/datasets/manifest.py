@@ -7,9 +7,11 @@ it.
 
 Invariants:
 
-- The bytes are canonical JSON (RFC 8785): one manifest has one
-  digest.
+- The bytes are canonical JSON (RFC 8785): one manifest has one digest.
 - Unknown fields are refused: this is our own format, and a newer one has another `format`.
+- Format 2 counts the dataset's versions, and names the manifest that it follows. A SHA-256 over a whole file
+  is not in it unless the owner had it made: the Merkle root over the segments' records says the same (ADR
+  0010). Format 1 is read as it was.
 - Names cannot leave the dataset's directory.
 """
 
@@ -147,8 +149,10 @@ class FileEntry(BaseModel):
     header_sha256: _Sha256
     cipher_size: _Size
     """Bytes behind the header."""
-    cipher_sha256: _Sha256
-    """SHA-256 of the bytes behind the header."""
+    cipher_sha256: _Sha256 | None = None
+    """SHA-256 of the bytes behind the header; in format 1 only, and there always."""
+    sha256: _Sha256 | None = None
+    """SHA-256 of the sealed file as it stands, if the owner had it made; not in format 1."""
     segments_root: _Sha256
     """Merkle root over the records of the file's segments (see `segment_list`)."""
 
@@ -169,7 +173,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal["sealroom-dataset/1"] = "sealroom-dataset/1"
+    format: Literal["sealroom-dataset/1", "sealroom-dataset/2"] = "sealroom-dataset/2"
     """Name and version of this format."""
     id: Annotated[str, StringConstraints(pattern=_ID_PATTERN)]
     title: _Line
@@ -191,6 +195,10 @@ class Manifest(BaseModel):
     """X25519 public key of the only writer whose header packets are accepted, base64."""
     files: Annotated[tuple[FileEntry, ...], Field(min_length=1, max_length=MAX_FILES)]
     """Sorted by name."""
+    version: Annotated[int, Field(ge=1, le=1 << 31, strict=True)] | None = None
+    """Counts from 1 with every change of the dataset; not in format 1."""
+    previous: _Sha256 | None = None
+    """SHA-256 of the manifest that this one follows; not in the first version."""
 
     @field_serializer("created")
     def _write_created(self, value: datetime) -> str:
@@ -201,6 +209,17 @@ class Manifest(BaseModel):
         names = [entry.name for entry in self.files]
         if names != sorted(set(names)):
             raise ValueError("files are not sorted by name, or a name stands there twice")
+        return self
+
+    @model_validator(mode="after")
+    def _fields_fit_the_format(self) -> Manifest:
+        first = self.format == "sealroom-dataset/1"
+        if first != (self.version is None) or any((e.cipher_sha256 is None) == first for e in self.files):
+            raise ValueError("a field is missing, or is not one of this format")
+        if first and any(entry.sha256 is not None for entry in self.files):
+            raise ValueError("sha256 is not a field of this format")
+        if (self.previous is None) != (self.version in (None, 1)):
+            raise ValueError("the first version follows no other, and every later one does")
         return self
 
     @classmethod
@@ -237,7 +256,8 @@ class Manifest(BaseModel):
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes, which are what is signed."""
-        return canonical_json(self.model_dump(mode="json"))
+        # Only what a format does not have, or what was not made, is None: it is left out.
+        return canonical_json(self.model_dump(mode="json", exclude_none=True))
 
     @property
     def size(self) -> int:
@@ -343,7 +363,7 @@ def _format_error(error: ValidationError) -> FormatError:
         return FormatError(
             "The dataset's manifest is of a format that is not known.",
             field="format",
-            advice="Update Sealroom, or ask the data owner for a manifest of format sealroom-dataset/1.",
+            advice="Update Sealroom, or ask the data owner for a manifest of format sealroom-dataset/2.",
         )
     place = f"field {where!r}: " if where else ""
     return FormatError(f"The dataset's manifest is malformed: {place}{first['msg']}.", field=where)

@@ -37,6 +37,13 @@ class ReasonInfo(_Message):
     sentence: str
 
 
+class EndedInfo(ReasonInfo):
+    """Why access that this server had has ended, and what to do now."""
+
+    advice: str = ""
+    at: datetime | None = None
+
+
 class DatasetInfo(_Message):
     """A dataset on offer as this person in this server sees it."""
 
@@ -62,6 +69,10 @@ class DatasetInfo(_Message):
     ask: str = ""
     here: bool = True
     """Whether the sealed files are on this machine."""
+    asks: tuple[TermInfo, ...] = ()
+    """Purposes for which a person may ask the owner for access."""
+    ended: EndedInfo | None = None
+    """Why this server's access ended, until the dataset is unlocked again."""
 
 
 class FileInfo(_Message):
@@ -150,3 +161,70 @@ class RecordInfo(_Message):
     audit_index: int | None = None
     audit_leaf: str = ""
     """Leaf hash of the audit entry, hex: what `sealroom audit verify` looks for."""
+
+
+# --- access requests and explanations ---
+
+RequestCondition = Literal["open", "granted", "refused", "withdrawn"]
+"""State of a request; `withdrawn`: the person took it back before it was answered."""
+
+MAX_REASON = 2000
+"""Characters of a request's reason, and of an owner's answer (`sealroom.kbs.calls`)."""
+
+
+class ServerSeenInfo(_Message):
+    """The attested server that a request came from, as the owner sees it."""
+
+    server: str = ""
+    """Its name at the hub; empty for the default server."""
+    tier: str
+    simulated: bool = False
+    environment: str | None = None
+    """Digest of the approved environment that it ran."""
+    devices: dict[str, str] = {}
+    """Device (`cpu0`, `gpu0`, …) -> its tier."""
+    evidence: str = ""
+    """SHA-256 (hex) of the evidence."""
+    attested: datetime | None = None
+
+
+class RequestInfo(_Message):
+    """A request for access to a dataset, and what its owner said."""
+
+    id: str
+    dataset: str
+    title: str = ""
+    purpose: TermInfo
+    reason: str = ""
+    until: datetime | None = None
+    """How long the person asked for; the grant says how long it is."""
+    created: datetime
+    person: PersonInfo | None = None
+    server: ServerSeenInfo | None = None
+    state: RequestCondition
+    answer: str = ""
+    """The owner's own words."""
+    answered: datetime | None = None
+    answered_by: str = ""
+    grant: str = ""
+
+
+class RuleInfo(_Message):
+    """One rule of the broker's decision, and what it says here."""
+
+    code: str
+    outcome: str
+    """`passed`, `failed` or `not_reached`."""
+    sentence: str
+
+
+class ExplanationInfo(_Message):
+    """What the broker would decide now; nothing was released for it."""
+
+    dataset: str
+    title: str = ""
+    purpose: TermInfo | None = None
+    """None: whether any purpose would do."""
+    allowed: bool
+    rules: tuple[RuleInfo, ...] = ()
+    ask: str = ""

@@ -4,51 +4,31 @@
 Invariants:
 
 - The dataset appears whole or not at all: everything is written into a hidden directory beside it, made
-  durable, and renamed. What a killed process left behind is hidden, has no manifest, and goes with the next
-  try.
+  durable, and renamed.
+- What a killed process, or a full disk, left behind is hidden and has no manifest. Sealing again to the same
+  place goes on with the files that were finished (`partial`), and makes the others anew.
 - Nothing is overwritten, and the space is there before the first byte is written.
-- Each file has a data key of its own, and nobody keeps it; the writer's key lives as long as the call.
+- Each file has a data key of its own, and nobody keeps it.
 - A file that changes while it is read is an error.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import hashlib
-import mimetypes
 import os
-import shutil
-import stat
 import unicodedata
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sealroom.crypt4gh import (
-    CIPHER_SEGMENT,
-    OVERHEAD,
-    SEGMENT,
-    DataKey,
-    PublicKey,
-    SecretKey,
-    SegmentCipher,
-    cipher_size,
-    make_header,
-    segment_count,
-)
+from sealroom.crypt4gh import PublicKey
 from sealroom.datasets.manifest import (
     MANIFEST_NAME,
     MAX_FILES,
-    SEALED_SUFFIX,
-    SEGMENTS_SUFFIX,
     SIGNATURE_NAME,
     FileEntry,
     Manifest,
@@ -57,20 +37,21 @@ from sealroom.datasets.manifest import (
     encode_signature,
     sign_manifest,
 )
-from sealroom.datasets.merkle import root_hash
-from sealroom.datasets.segment_list import RECORD, record_of
-from sealroom.datasets.store import cannot_read
+from sealroom.datasets.metadata import write_metadata
+from sealroom.datasets.partial import (
+    Journal,
+    SourceIdentity,
+    check_free,
+    derive_writer,
+    hidden_directory,
+    hidden_path,
+    remove_unfinished,
+    sync_directory,
+    write_durably,
+)
+from sealroom.datasets.sealing import Progress, Sealer, SourceFile, space_needed
 from sealroom.datasets.terms import Term, term
 from sealroom.errors import ConfigurationError, StorageError
-
-_BATCH = 16
-"""Segments that one task seals: 1 MiB."""
-
-# Directories and file ends beside the cipher text itself, generously.
-_SPACE_PER_FILE = 16 << 10
-
-Progress = Callable[[str, int], None]
-"""Called with a file's name and how many more of its plaintext bytes are sealed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +69,6 @@ class Description:
     """DUO codes."""
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFile:
-    """A file that is to be sealed."""
-
-    name: str
-    path: Path
-    size: int
-
-
 def list_files(source: Path) -> tuple[SourceFile, ...]:
     """Return the files below a directory, sorted by their names in the dataset.
 
@@ -108,7 +80,7 @@ def list_files(source: Path) -> tuple[SourceFile, ...]:
     try:
         files = sorted(_walk(source, source), key=lambda file: file.name)
     except OSError as error:
-        raise _os_error(f"{source} cannot be read", error) from error
+        raise os_error(f"{source} cannot be read", error) from error
     if not files:
         raise StorageError(f"{source} holds no files.", advice="Name the directory that holds the data.")
     if len(files) > MAX_FILES:
@@ -129,8 +101,9 @@ def seal_directory(
     created: datetime | None = None,
     progress: Progress | None = None,
     workers: int | None = None,
+    whole_digests: bool = False,
 ) -> Manifest:
-    """Seal the files of a directory as a new dataset.
+    """Seal the files of a directory as a new dataset, or go on with an earlier try.
 
     Args:
         source: The directory; its files are only read.
@@ -139,8 +112,10 @@ def seal_directory(
         dataset_key: The dataset's public key.
         signing_key: The data owner's key.
         created: The time in the manifest; now by default.
-        progress: Told about every MiB.
+        progress: Told about every 2 MiB, and about files that an earlier try has sealed.
         workers: Threads that seal; as many as there are processors by default.
+        whole_digests: Whether the manifest has a SHA-256 over each sealed file, too. It costs as much as the
+            one over its segments.
 
     Raises:
         StorageError: The destination exists, there is too little space, or a file cannot be read or written.
@@ -152,104 +127,69 @@ def seal_directory(
     terms = tuple(term(code) for code in description.terms)
     files = list_files(source)
     destination = destination.absolute()
-    _check_destination(destination)
+    check_destination(destination)
     _check_apart(source, destination)
-    _check_space(destination.parent, files)
-    writer = SecretKey.generate()
+    writer = derive_writer(signing_key, description.id, dataset_key)
+    # What the manifest cannot say is refused before anything is sealed.
+    _make_manifest(description, terms, [_example(files[0].name)], dataset_key, writer.public, created)
     try:
-        with (
-            _partial_directory(destination) as partial,
-            _Sealer(partial, dataset_key, writer, workers) as sealer,
-        ):
-            entries = [sealer.seal(file, progress) for file in files]
-            manifest = _make_manifest(description, terms, entries, dataset_key, writer.public, created)
-            data = manifest.to_bytes()
-            _write_durably(partial / SIGNATURE_NAME, encode_signature(sign_manifest(data, signing_key)))
-            _write_durably(partial / MANIFEST_NAME, data)
-            for directory, _, _ in os.walk(partial):
-                _sync_directory(Path(directory))
-            _check_destination(destination)
-            partial.rename(destination)
-            _sync_directory(destination.parent)
+        with hidden_directory(destination) as hidden:
+            journal = Journal.open(hidden.path, signing_key, description.id, dataset_key)
+            try:
+                done = finished(journal, files, progress, whole_digests=whole_digests)
+                hidden.keep = bool(done)
+                left = [file for file in files if file.name not in done]
+                check_free(destination.parent, space_needed(left), "Sealing")
+                remove_unfinished(hidden.path, done)
+                with Sealer(
+                    hidden.path, dataset_key, writer, workers=workers, whole_digests=whole_digests
+                ) as sealer:
+                    sealer.seal_all(left, journal, progress)
+                entries = [journal.done[file.name][1] for file in files]
+                manifest = _make_manifest(description, terms, entries, dataset_key, writer.public, created)
+                data = manifest.to_bytes()
+                signature = encode_signature(sign_manifest(data, signing_key))
+                write_durably(hidden.path / SIGNATURE_NAME, signature)
+                write_durably(hidden.path / MANIFEST_NAME, data)
+                write_metadata(hidden.path, manifest)
+                for directory, _, _ in os.walk(hidden.path):
+                    sync_directory(Path(directory))
+                check_destination(destination)
+                journal.close(remove=True)
+            finally:
+                hidden.keep = hidden.keep or bool(journal.done)
+                journal.close()
+            hidden.path.rename(destination)
+            sync_directory(destination.parent)
     except OSError as error:
-        raise _os_error(f"The dataset cannot be written to {destination}", error) from error
+        raise os_error(f"The dataset cannot be written to {destination}", error) from error
     finally:
         writer.wipe()
     return manifest
 
 
-class _Sealer:
-    """Seals files into a directory with a pool of threads."""
-
-    def __init__(
-        self, directory: Path, dataset_key: PublicKey, writer: SecretKey, workers: int | None
-    ) -> None:
-        self._directory = directory
-        self._dataset_key = dataset_key
-        self._writer = writer
-        self._workers = workers or os.cpu_count() or 1
-        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="sealroom-seal")
-
-    def __enter__(self) -> _Sealer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def seal(self, file: SourceFile, progress: Progress | None) -> FileEntry:
-        """Seal one file."""
-        key = DataKey.generate()
-        header = make_header([key], [self._dataset_key], writer=self._writer)
-        cipher = SegmentCipher([key])
-        key.wipe()
-        target = self._directory / (file.name + SEALED_SUFFIX)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        body, records = hashlib.sha256(), bytearray()
-        with _open_source(file) as stream, target.open("xb") as out:
-            out.write(header.to_bytes())
-            size = 0
-            for plain_bytes, cipher_text, more in self._batches(stream, cipher):
-                out.write(cipher_text)
-                body.update(cipher_text)
-                records += more
-                size += plain_bytes
-                if progress is not None:
-                    progress(file.name, plain_bytes)
-            _check_unchanged(file, stream, size)
-            _flush(out)
-        _write_durably(self._directory / (file.name + SEGMENTS_SUFFIX), records)
-        view = memoryview(records)
-        return FileEntry(
-            name=file.name,
-            media_type=mimetypes.guess_type(file.name)[0] or "application/octet-stream",
-            size=size,
-            header_size=header.size,
-            header_sha256=header.sha256,
-            cipher_size=cipher_size(size),
-            cipher_sha256=body.hexdigest(),
-            segments_root=root_hash(view[i : i + RECORD] for i in range(0, len(view), RECORD)).hex(),
-        )
-
-    def _batches(self, stream: BinaryIO, cipher: SegmentCipher) -> Iterator[tuple[int, bytearray, bytes]]:
-        """Yield plaintext size, cipher text and records of each MiB, in order; a few run at once."""
-        running: deque[Future[tuple[int, bytearray, bytes]]] = deque()
-        while plain := stream.read(_BATCH * SEGMENT):
-            running.append(self._pool.submit(_seal_batch, cipher, plain))
-            if len(running) > self._workers:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
+def unfinished(destination: Path) -> Path | None:
+    """Return the hidden directory that an earlier try to seal to a place has left, if there is one."""
+    path = hidden_path(destination.absolute())
+    return path if path.is_dir() else None
 
 
-def _seal_batch(cipher: SegmentCipher, plain: bytes) -> tuple[int, bytearray, bytes]:
-    source, out = memoryview(plain), bytearray(cipher_size(len(plain)))
-    view, records = memoryview(out), []
-    for i in range(segment_count(len(plain))):
-        part = source[i * SEGMENT : (i + 1) * SEGMENT]
-        segment = view[i * CIPHER_SEGMENT : i * CIPHER_SEGMENT + len(part) + OVERHEAD]
-        cipher.encrypt_into(part, segment)
-        records.append(record_of(segment))
-    return len(plain), out, b"".join(records)
+def finished(
+    journal: Journal, files: Sequence[SourceFile], progress: Progress | None, *, whole_digests: bool
+) -> set[str]:
+    """Return the names of the files that an earlier try has sealed and that are still the same."""
+    done = set()
+    for file in files:
+        try:
+            entry = journal.usable(file.name, SourceIdentity.of(file.path.lstat()))
+        except OSError:
+            continue
+        if entry is None or (whole_digests and entry.sha256 is None):
+            continue
+        done.add(file.name)
+        if progress is not None and file.size:
+            progress(file.name, file.size)
+    return done
 
 
 def _walk(root: Path, directory: Path) -> Iterator[SourceFile]:
@@ -269,26 +209,12 @@ def _walk(root: Path, directory: Path) -> Iterator[SourceFile]:
                 )
 
 
-def _open_source(file: SourceFile) -> BinaryIO:
-    # NOFOLLOW: what was a file when it was listed must not have become a link to something else.
-    try:
-        fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError as error:
-        raise cannot_read(file.path, error) from error
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise ConfigurationError(f"{file.name} is a special file, which cannot be sealed.")
-    return os.fdopen(fd, "rb")
+def check_destination(destination: Path) -> None:
+    """Raise if something is where a dataset is to be made.
 
-
-def _check_unchanged(file: SourceFile, stream: BinaryIO, size: int) -> None:
-    if size != file.size or os.fstat(stream.fileno()).st_size != size:
-        raise StorageError(
-            f"{file.name} changed while it was sealed.", advice="Seal again when nothing writes to it."
-        )
-
-
-def _check_destination(destination: Path) -> None:
+    Raises:
+        StorageError: Something is there, or its directory is not.
+    """
     if os.path.lexists(destination):
         raise StorageError(
             f"{destination} is there already; nothing was overwritten.",
@@ -306,41 +232,9 @@ def _check_apart(source: Path, destination: Path) -> None:
         )
 
 
-def _check_space(parent: Path, files: Sequence[SourceFile]) -> None:
-    need = sum(cipher_size(file.size) + RECORD * segment_count(file.size) + _SPACE_PER_FILE for file in files)
-    try:
-        free = shutil.disk_usage(parent).free
-    except OSError as error:
-        raise _os_error(f"{parent} cannot be read", error) from error
-    if need > free:
-        raise StorageError(
-            f"Sealing needs {need / 1e9:.2f} GB in {parent}, and {free / 1e9:.2f} GB are free.",
-            advice="Free some space or choose another directory.",
-        )
-
-
-@contextlib.contextmanager
-def _partial_directory(destination: Path) -> Iterator[Path]:
-    """Make the hidden directory that becomes the dataset; whatever is left in it at the end goes away."""
-    partial = destination.with_name(f".{destination.name}.partial")
-    lock_path = destination.with_name(f".{destination.name}.lock")
-    lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigurationError(
-                f"Another process seals to {destination} now.", advice="Wait until it has ended."
-            ) from error
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        try:
-            yield partial
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-            lock_path.unlink(missing_ok=True)
-    finally:
-        os.close(lock)
+def _example(name: str) -> FileEntry:
+    none = hashlib.sha256().hexdigest()
+    return FileEntry(name=name, size=0, header_size=0, header_sha256=none, cipher_size=0, segments_root=none)
 
 
 def _make_manifest(
@@ -360,6 +254,7 @@ def _make_manifest(
         "source": description.source,
         "licence": description.licence,
         "terms": terms,
+        "version": 1,
         "created": (created or datetime.now(UTC)).replace(microsecond=0),
         "dataset_key": dataset_key.to_base64(),
         "writer_key": writer.to_base64(),
@@ -368,29 +263,24 @@ def _make_manifest(
     return Manifest.build(fields)
 
 
-def _write_durably(path: Path, data: bytes | bytearray) -> None:
-    with path.open("xb") as out:
-        out.write(data)
-        _flush(out)
-
-
-def _flush(out: BinaryIO) -> None:
-    out.flush()
-    os.fsync(out.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _os_error(what: str, error: OSError) -> StorageError:
+def os_error(what: str, error: OSError) -> StorageError:
+    """Return the error for what the system refused."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(
             f"{what}: no space is left.",
-            advice="Nothing half-made was left behind; free some space and seal again.",
+            advice="Free some space and seal again: what is sealed by now stays, and is not sealed again.",
         )
     return StorageError(f"{what}: {error.strerror or error}.")
+
+
+__all__ = [
+    "Description",
+    "Progress",
+    "SourceFile",
+    "check_destination",
+    "finished",
+    "list_files",
+    "os_error",
+    "seal_directory",
+    "unfinished",
+]

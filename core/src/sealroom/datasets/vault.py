@@ -12,18 +12,26 @@ Invariants:
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import threading
+import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from sealroom.crypt4gh import DataKey, Header, SecretKey, open_header
+from sealroom.crypt4gh import DataKey, Header, SecretKey, SegmentCipher, open_header, reencrypt
 from sealroom.datasets.cache import SegmentCache
 from sealroom.datasets.manifest import FileEntry, Manifest
 from sealroom.datasets.messages import FileInfo
 from sealroom.datasets.reader import SegmentReader
 from sealroom.datasets.store import DatasetDirectory
-from sealroom.errors import AccessDeniedError, FormatError, ProtocolError, StorageError
+from sealroom.errors import AccessDeniedError, FormatError, IntegrityError, ProtocolError, StorageError
+
+# Files that stay open for the next read, each with a descriptor and up to 1 MB: a dataset may have a hundred
+# thousand.
+_MOST_OPEN = 128
 
 
 @dataclass(slots=True)
@@ -33,8 +41,31 @@ class _Release:
     entries: Mapping[str, FileEntry]
     keys: dict[str, tuple[DataKey, ...]] = field(repr=False)
     until: datetime | None
-    readers: dict[str, SegmentReader] = field(default_factory=dict)
+    readers: OrderedDict[str, SegmentReader] = field(default_factory=OrderedDict)
+    reading: weakref.WeakSet[SegmentReader] = field(default_factory=weakref.WeakSet)
+    """Every reader that there is, also one that only a read in progress still holds."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def reader(self, file: str) -> SegmentReader | None:
+        """Return the reader of a file that is open."""
+        with self.lock:
+            reader = self.readers.get(file)
+            if reader is not None:
+                self.readers.move_to_end(file)
+            return reader
+
+    def keep(self, file: str, made: SegmentReader) -> SegmentReader:
+        """Keep a new reader, or return the one that another thread has made meanwhile."""
+        with self.lock:
+            if not self.keys:
+                made.close()
+                raise _no_access(self.manifest.id, None)
+            reader = self.readers.setdefault(file, made)
+            self.reading.add(reader)
+            if len(self.readers) > _MOST_OPEN:
+                # Not closed: a read with it may be going on. It closes with the last one.
+                self.readers.popitem(last=False)
+            return reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +80,8 @@ class Vault:
     Args:
         cache_bytes: How much decrypted data is kept for the next read.
         check_digests: See `SegmentReader`.
+        mapped: Whether sealed files may be mapped into memory, see `open_source`: True is a promise that
+            nobody cuts them while they are open.
         clock: Tells the time.
     """
 
@@ -57,10 +90,12 @@ class Vault:
         *,
         cache_bytes: int = 64 << 20,
         check_digests: bool = False,
+        mapped: bool | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._cache = SegmentCache(cache_bytes)
         self._check_digests = check_digests
+        self._mapped = mapped
         self._clock = clock
         self._lock = threading.Lock()
         self._releases: dict[str, _Release] = {}
@@ -109,6 +144,39 @@ class Vault:
             self._ended.pop(manifest.id, None)
         if before is not None:
             _end(before)
+
+    def add_with_key(
+        self,
+        manifest: Manifest,
+        directory: DatasetDirectory,
+        dataset_key: SecretKey,
+        *,
+        until: datetime | None = None,
+    ) -> None:
+        """Open a dataset with its own key, as `add` does with headers that a broker re-encrypted.
+
+        Args:
+            manifest: The trusted copy.
+            directory: Where the sealed files lie; their headers are read from there.
+            dataset_key: The key that the files are sealed to; not kept.
+            until: When access ends.
+
+        Raises:
+            IntegrityError: The key is not the manifest's, or a header is not the one that was sealed.
+            FormatError: A header is malformed, or a file has an edit list.
+            StorageError: A file is not there or cannot be read.
+        """
+        if dataset_key.public.to_base64() != manifest.dataset_key:
+            raise IntegrityError(f"The key is not the one that the files of {manifest.id} are sealed to.")
+        reader = SecretKey.generate()
+        try:
+            headers = {
+                name: _reencrypted(manifest, name, header, dataset_key, reader)
+                for name, header in directory.read_headers(manifest).items()
+            }
+            self.add(manifest, directory, headers, reader, until=until)
+        finally:
+            reader.wipe()
 
     def holds(self, dataset: str) -> bool:
         """Tell whether a dataset is open now."""
@@ -196,25 +264,42 @@ class Vault:
         return release
 
     def _reader(self, release: _Release, file: str) -> SegmentReader:
-        with release.lock:
-            reader = release.readers.get(file)
-            if reader is None:
-                entry = release.entries.get(file)
-                if entry is None:
-                    raise StorageError(
-                        f"The dataset {release.manifest.id} has no file {file!r}.",
-                        advice="It has: " + ", ".join(list(release.entries)[:20]) + ".",
-                    )
-                if not release.keys:
-                    raise _no_access(release.manifest.id, None)
-                reader = release.readers[file] = SegmentReader(
-                    release.directory,
-                    entry,
-                    release.keys[file],
-                    cache=self._cache,
-                    check_digests=self._check_digests,
-                )
+        reader = release.reader(file)
+        if reader is not None:
             return reader
+        entry = release.entries.get(file)
+        if entry is None:
+            raise StorageError(
+                f"The dataset {release.manifest.id} has no file {file!r}.",
+                advice="It has: " + ", ".join(list(release.entries)[:20]) + ".",
+            )
+        with release.lock:
+            keys = release.keys.get(file)
+            if keys is None:
+                raise _no_access(release.manifest.id, None)
+            cipher = SegmentCipher(keys)
+        # Not under the lock: checking the list of a large file takes a while, and S3 longer.
+        made = SegmentReader(
+            release.directory,
+            entry,
+            cipher,
+            cache=self._cache,
+            check_digests=self._check_digests,
+            mapped=self._mapped,
+        )
+        return release.keep(file, made)
+
+
+def _reencrypted(
+    manifest: Manifest, name: str, header: bytes, dataset_key: SecretKey, reader: SecretKey
+) -> bytes:
+    if not hmac.compare_digest(hashlib.sha256(header).hexdigest(), manifest.file(name).header_sha256):
+        raise IntegrityError(
+            f"The header of {name} is not the one that the owner of {manifest.id} sealed.",
+            advice="Copy the sealed file again from the data owner's storage.",
+        )
+    parsed = Header.from_bytes(header)
+    return reencrypt(parsed, dataset_key, [reader.public], expected_writer=manifest.writer).to_bytes()
 
 
 def _data_keys(name: str, header: bytes, reader_key: SecretKey) -> tuple[DataKey, ...]:
@@ -231,7 +316,7 @@ def _data_keys(name: str, header: bytes, reader_key: SecretKey) -> tuple[DataKey
 
 def _end(release: _Release) -> None:
     with release.lock:
-        for reader in release.readers.values():
+        for reader in list(release.reading):
             reader.close()
         release.readers.clear()
         _wipe(release.keys)

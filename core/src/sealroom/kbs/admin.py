@@ -9,7 +9,18 @@ Every call carries `Authorization: Bearer <owner token>`; a wrong or missing one
 | `GET datasets` | - | `OwnedDatasets` |
 | `POST grants` | `GrantSpec` | `Grant` |
 | `GET grants[?dataset=ID]` | - | `Grants` |
+| `PATCH grants/<id>` | `GrantChange` | `Grant` |
 | `DELETE grants/<id>` | - | `Grant` with `withdrawn` set; withdrawing again changes nothing |
+| `GET requests[?dataset=ID&state=STATE]` | - | `AccessRequestList` |
+| `GET requests/<id>` | - | `AccessRequest` |
+| `POST requests/<id>/grant` | `RequestGrant` | `AccessRequest` |
+| `POST requests/<id>/refuse` | `RequestRefusal` | `AccessRequest` |
+| `GET explain?dataset=ID&session=ID[&purpose=DUO:…]` | - | `Explanation`, in the owner's words |
+| `DELETE datasets/<id>/key` | `StatedReason`, or `?reason=` | `OwnedDataset` with `destroyed` set |
+| `GET projects` | - | `Projects` |
+| `POST projects/<name>/halt` | `StatedReason` | `Project` |
+| `POST projects/<name>/resume` | `StatedReason` | `Project` |
+| `GET environments/<digest>` | - | the manifest of an approved environment, as TOML |
 | `GET audit/key` | - | the log's verifier key, as text |
 | `GET audit/<path>` | - | a file of the log: `checkpoint`, `tile/…`, `evidence/<sha256>` |
 
@@ -23,11 +34,25 @@ from typing import Self
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sealroom.errors import AccessDeniedError, ConfigurationError, ProtocolError
 from sealroom.kbs._http import Answer, Transport
-from sealroom.kbs.calls import DatasetRegistration, Grant, GrantSpec
+from sealroom.kbs.calls import (
+    AccessRequest,
+    AccessRequestList,
+    DatasetRegistration,
+    Explanation,
+    Grant,
+    GrantChange,
+    GrantSpec,
+    Project,
+    Projects,
+    RequestGrant,
+    RequestRefusal,
+    RequestState,
+    StatedReason,
+)
 from sealroom.kbs.client import DEFAULT_TIMEOUT
 from sealroom.kbs.messages import PREFIX, parse
 
@@ -49,6 +74,10 @@ class OwnedDataset(_Answer):
     size: int
     """Plaintext bytes of all files."""
     registered: datetime
+    keep_until: datetime | None = None
+    """When the permit ends and the key is destroyed."""
+    destroyed: datetime | None = None
+    """When the broker destroyed the key; it must be registered again to be used."""
 
 
 class OwnedDatasets(_Answer):
@@ -133,10 +162,115 @@ class OwnerClient:
         query = f"?dataset={quote(dataset, safe='')}" if dataset else ""
         return parse(Grants, self._call("GET", f"/grants{query}", "the list of grants").body).grants
 
+    def change_grant(self, grant: str, change: GrantChange) -> Grant:
+        """Narrow or extend a grant; running servers have the new terms at their next look at the broker.
+
+        Raises:
+            ProtocolError: The broker does not take it; the message says why.
+            AccessDeniedError: The token is wrong or may not do this.
+        """
+        body = change.model_dump_json(exclude_defaults=True).encode()
+        path = f"/grants/{quote(grant, safe='')}"
+        return parse(Grant, self._call("PATCH", path, f"the change of grant {grant}", body).body)
+
+    def projects(self) -> tuple[Project, ...]:
+        """Return the projects that grants name."""
+        return parse(Projects, self._call("GET", "/projects", "the list of projects").body).projects
+
+    def halt_project(self, project: str, reason: str) -> Project:
+        """Halt a project: nothing is released by its grants, and running servers lose its datasets.
+
+        Raises:
+            ProtocolError: No grant is of this project.
+            AccessDeniedError: The token is wrong or may not do this.
+        """
+        return self._turn(project, "halt", reason)
+
+    def resume_project(self, project: str, reason: str) -> Project:
+        """Let a halted project go on.
+
+        Raises:
+            ProtocolError: No grant is of this project.
+            AccessDeniedError: The token is wrong or may not do this.
+        """
+        return self._turn(project, "resume", reason)
+
+    def destroy_key(self, dataset: str, reason: str) -> OwnedDataset:
+        """Destroy the broker's key of a dataset: to be used again, it must be registered again.
+
+        Raises:
+            ProtocolError: There is no such dataset, or traces of the key could not be removed yet.
+            AccessDeniedError: The token is wrong or may not do this.
+        """
+        path = f"/datasets/{quote(dataset, safe='')}/key"
+        return parse(OwnedDataset, self._call("DELETE", path, "the end of the key", _reason(reason)).body)
+
     def withdraw_grant(self, grant: str) -> Grant:
         """Withdraw a grant; running servers lose the data at their next look at the broker."""
         path = f"/grants/{quote(grant, safe='')}"
         return parse(Grant, self._call("DELETE", path, f"to withdraw the grant {grant}").body)
+
+    def requests(self, dataset: str = "", state: RequestState | None = None) -> tuple[AccessRequest, ...]:
+        """Return people's requests for access, the newest first.
+
+        Args:
+            dataset: Only those for this dataset.
+            state: Only those that stand so.
+        """
+        asked = {"dataset": dataset, "state": state or ""}
+        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in asked.items() if value)
+        answer = self._call("GET", f"/requests{'?' if query else ''}{query}", "the list of requests")
+        return parse(AccessRequestList, answer.body, limit=len(answer.body)).requests
+
+    def request(self, request: str) -> AccessRequest:
+        """Return one request.
+
+        Raises:
+            ProtocolError: There is none that this token may see.
+        """
+        path = f"/requests/{quote(request, safe='')}"
+        return parse(AccessRequest, self._call("GET", path, f"the request {request}").body)
+
+    def grant_request(self, request: str, terms: RequestGrant) -> AccessRequest:
+        """Give what a person asked for: a grant for exactly this person.
+
+        Raises:
+            ProtocolError: The broker does not take it, or somebody has answered it already.
+            AccessDeniedError: The token is wrong or may not do this.
+        """
+        path, body = f"/requests/{quote(request, safe='')}/grant", terms.model_dump_json().encode()
+        return parse(AccessRequest, self._call("POST", path, "the grant", body).body)
+
+    def refuse_request(self, request: str, answer: str) -> AccessRequest:
+        """Refuse what a person asked for, with a sentence for them.
+
+        Raises:
+            ProtocolError: Somebody has answered it already.
+            AccessDeniedError: The token is wrong or may not do this.
+        """
+        path = f"/requests/{quote(request, safe='')}/refuse"
+        body = RequestRefusal(answer=answer).model_dump_json().encode()
+        return parse(AccessRequest, self._call("POST", path, "the answer", body).body)
+
+    def explain(self, dataset: str, session: str, purpose: str | None = None) -> Explanation:
+        """Return what the broker would decide for a server that it has seen, in the owner's words.
+
+        Args:
+            dataset: What the server would be given.
+            session: The id of the server's session, as a request names it.
+            purpose: A DUO code; None asks whether any purpose would do.
+        """
+        asked = {"dataset": dataset, "session": session, "purpose": purpose}
+        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in asked.items() if value)
+        return parse(Explanation, self._call("GET", f"/explain?{query}", "the explanation").body)
+
+    def environment(self, digest: str) -> bytes:
+        """Return the manifest of an environment that the broker approves now.
+
+        Raises:
+            ProtocolError: The broker approves none with this digest.
+        """
+        return self._call("GET", f"/environments/{quote(digest, safe='')}", "the environment").body
 
     def audit_key(self) -> str:
         """Return the log's verifier key as the broker gives it.
@@ -153,6 +287,12 @@ class OwnerClient:
         """Return a file of the audit log."""
         return self._call("GET", f"/audit/{quote(path)}", f"the audit log's {path}").body
 
+    def _turn(self, project: str, how: str, reason: str) -> Project:
+        path = f"/projects/{quote(project, safe='')}/{how}"
+        return parse(
+            Project, self._call("POST", path, f"to {how} the project {project}", _reason(reason)).body
+        )
+
     def _call(self, method: str, path: str, what: str, body: bytes | None = None) -> Answer:
         headers = {"Authorization": f"Bearer {self._token}"}
         answer = self._transport.send(method, _ADMIN + path, body=body, headers=headers)
@@ -162,6 +302,13 @@ class OwnerClient:
         if problem is not None:
             raise problem
         return answer
+
+
+def _reason(reason: str) -> bytes:
+    try:
+        return StatedReason(reason=reason).model_dump_json().encode()
+    except ValidationError:
+        raise ConfigurationError("A reason has between 1 and 2000 characters.") from None
 
 
 class AuditReader:

@@ -36,10 +36,16 @@ from sealroom.errors import ProtocolError
 from sealroom.kbs._http import Answer, Transport
 from sealroom.kbs.binding import cpu_report_data, device_nonce
 from sealroom.kbs.calls import (
+    AccessRequest,
+    AccessRequestList,
+    AccessRequestSpec,
     DatasetList,
     DatasetState,
+    Explanation,
     IdentityRequest,
     IdentityResponse,
+    OwnRelease,
+    OwnReleaseList,
     ReleaseRequest,
     ReleaseResponse,
     SessionState,
@@ -62,7 +68,7 @@ from sealroom.kbs.messages import (
 from sealroom.kbs.token import check_token
 
 _LOG = logging.getLogger(__name__)
-_RESOURCE_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_RESOURCE_PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 DEFAULT_TIMEOUT: Final = 30.0
 DEVICE_NONCE_SIZE: Final = 32
 """What an NVIDIA GPU takes as nonce: the first bytes of the digest."""
@@ -265,6 +271,53 @@ class KbsClient:
     def session(self) -> SessionState:
         """Return the session as the broker sees it now."""
         return parse(SessionState, self._call("GET", "/sealroom/session", "the session's state").body)
+
+    def explain(self, dataset: str, purpose: str | None = None) -> Explanation:
+        """Return what the broker would decide on a release of a dataset now, rule by rule.
+
+        Args:
+            dataset: Its id.
+            purpose: A DUO code; None asks whether any purpose would do.
+        """
+        query = f"?purpose={quote(purpose, safe='')}" if purpose is not None else ""
+        path = f"/sealroom/datasets/{quote(dataset, safe='')}/explain{query}"
+        return parse(Explanation, self._call("GET", path, f"to explain the dataset {dataset}").body)
+
+    def request_access(self, spec: AccessRequestSpec) -> AccessRequest:
+        """Ask a dataset's owner for access.
+
+        Raises:
+            AccessDeniedError: The broker does not pass it on; `reasons` says why.
+            ProtocolError: It is malformed.
+        """
+        body = spec.model_dump_json().encode()
+        return parse(AccessRequest, self._call("POST", "/sealroom/requests", "the request", body).body)
+
+    def own_requests(self) -> tuple[AccessRequest, ...]:
+        """Return the person's own requests, the newest first."""
+        answer = self._call("GET", "/sealroom/requests", "the list of requests")
+        return parse(AccessRequestList, answer.body, limit=len(answer.body)).requests
+
+    def withdraw_request(self, request: str) -> AccessRequest:
+        """Take back an open request of the person.
+
+        Raises:
+            ProtocolError: There is none, or it was answered already.
+        """
+        path = f"/sealroom/requests/{quote(request, safe='')}"
+        return parse(AccessRequest, self._call("DELETE", path, "to take the request back").body)
+
+    def own_releases(self, before: int | None = None) -> tuple[OwnRelease, ...]:
+        """Return what was released to the person, the newest 100, each with its inclusion proof.
+
+        The proofs are not checked here: `sealroom.audit.proof` does, with a key that came from elsewhere.
+
+        Args:
+            before: Only releases with a smaller index, for the next page.
+        """
+        query = f"?before={before}" if before is not None else ""
+        answer = self._call("GET", f"/sealroom/releases{query}", "the list of releases")
+        return parse(OwnReleaseList, answer.body, limit=len(answer.body)).releases
 
     def resource(self, repository: str, kind: str, tag: str) -> bytes:
         """Return a static resource, as any KBS holds them.

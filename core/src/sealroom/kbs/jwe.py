@@ -179,7 +179,10 @@ def encrypt(plaintext: bytes, jwk: Mapping[str, str]) -> dict[str, str]:
     header: dict[str, object]
     if isinstance(key, rsa.RSAPublicKey):
         header = {"alg": OAEP, "enc": A256GCM}
-        encrypted_key = key.encrypt(cek, _OAEP)
+        try:
+            encrypted_key = key.encrypt(cek, _OAEP)
+        except ValueError:
+            raise ProtocolError("The TEE key is no RSA key.") from None
     else:
         ephemeral = ec.generate_private_key(key.curve)
         point = _public_jwk(ephemeral.public_key())
@@ -242,6 +245,9 @@ def _load_rsa(jwk: Mapping[str, str]) -> rsa.RSAPublicKey:
     e = int.from_bytes(b64url_decode(jwk["e"], "The TEE key's e"))
     if not _RSA_BITS[0] <= n.bit_length() <= _RSA_BITS[1] or e > _MAX_RSA_EXPONENT:
         raise ProtocolError("The TEE key's RSA modulus or exponent has a size that is not accepted.")
+    if n % 2 == 0:
+        # Such a key loads and then fails at the first use, when the release is in the log already.
+        raise ProtocolError("The TEE key is no RSA key.")
     try:
         return rsa.RSAPublicNumbers(e, n).public_key()
     except ValueError:

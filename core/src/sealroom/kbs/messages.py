@@ -56,13 +56,15 @@ class Message(BaseModel):
 M = TypeVar("M", bound=BaseModel)
 
 
-def parse(model: type[M], body: bytes, *, limit: int = MAX_MESSAGE) -> M:
+def parse(model: type[M], body: bytes, *, limit: int = MAX_MESSAGE, strict: bool | None = None) -> M:
     """Parse a message.
 
     Args:
         model: What is expected.
         body: What arrived.
         limit: The most bytes to accept.
+        strict: Whether a value of another JSON type is refused that could be read as the expected one; as the
+            model says, without it.
 
     Raises:
         ProtocolError: It is something else. The sentence names the first wrong field and quotes no value.
@@ -70,7 +72,7 @@ def parse(model: type[M], body: bytes, *, limit: int = MAX_MESSAGE) -> M:
     if len(body) > limit:
         raise ProtocolError(f"The message is longer than the {limit} bytes that are accepted.")
     try:
-        return model.model_validate_json(body)
+        return model.model_validate_json(body, strict=strict)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "the message"

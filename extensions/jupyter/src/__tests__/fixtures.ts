@@ -2,7 +2,7 @@
 /** Answers of a server extension, and a connection to one that is not there. */
 import { ServerConnection } from '@jupyterlab/services';
 import type { TranslationBundle } from '@jupyterlab/translation';
-import type { IDataset, IStatus } from '../api';
+import type { IDataset, IRequest, IStatus } from '../api';
 
 export const NOW = new Date('2026-11-24T10:00:00Z');
 
@@ -60,9 +60,27 @@ export function dataset(change: Partial<IDataset> = {}): IDataset {
   };
 }
 
+export function request(change: Partial<IRequest> = {}): IRequest {
+  return {
+    id: 'r1',
+    dataset: 'heartbeats',
+    title: 'Heartbeats',
+    purpose: { code: 'DUO:0000042', label: 'general research use' },
+    reason: 'To train.',
+    until: null,
+    created: '2026-11-24T09:00:00Z',
+    state: 'open',
+    answer: '',
+    answered: null,
+    answered_by: '',
+    ...change
+  };
+}
+
 export interface ICall {
   method: string;
   path: string;
+  query: string;
   body: string;
 }
 
@@ -73,8 +91,9 @@ export type Answers = Record<string, () => object | Response | Promise<object | 
 export function connection(answers: Answers, calls: ICall[] = []): ServerConnection.ISettings {
   const fetch = async (input: RequestInfo | URL, init?: RequestInit): Promise<Response> => {
     const request = new Request(input, init);
-    const path = new URL(request.url).pathname.replace('/user/ada/sealroom/api/', '');
-    calls.push({ method: request.method, path, body: await request.text() });
+    const url = new URL(request.url);
+    const path = url.pathname.replace('/user/ada/sealroom/api/', '');
+    calls.push({ method: request.method, path, query: url.search, body: await request.text() });
     const answer = await (answers[path] ?? (() => new Response('', { status: 404 })))();
     return answer instanceof Response ? answer : Response.json(answer);
   };

@@ -2,18 +2,21 @@
 import { Button } from '@jupyter/react-components';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import * as React from 'react';
-import type { IDataset } from '../api';
+import type { IDataset, IReason } from '../api';
 import { formatSize, formatTime, snippet } from '../format';
 import { datasetIcon } from '../icons';
-import { datasetLabel, datasetReason, datasetShown, datasetTone } from '../tiers';
+import { canAsk, datasetLabel, datasetReason, datasetShown, datasetTone } from '../tiers';
 import type { DatasetShown } from '../tiers';
 import type { ISealroomModel } from '../tokens';
-import { Chip, CopyBlock, Failure, pageLanguage, Reasons } from './parts';
+import { Chip, Contact, CopyBlock, Failure, pageLanguage, Reasons } from './parts';
+import { RequestLine } from './requestline';
 
 export interface IDatasetsProps {
   model: ISealroomModel;
   trans: TranslationBundle;
   onUnlock: (id: string) => void;
+  onAsk: (id: string) => void;
+  onWhy: (id: string) => void;
 }
 
 /** All datasets on offer, one card each. */
@@ -87,6 +90,12 @@ function DatasetCard(props: IDatasetsProps & { dataset: IDataset }): JSX.Element
           <Standing dataset={dataset} shown={shown} trans={trans} />
         )}
         {failure && <Failure error={failure} />}
+        <RequestLine
+          request={model.request(dataset.id)}
+          shown={shown}
+          until={dataset.until}
+          trans={trans}
+        />
       </div>
       {shown === 'unlocked' && (
         <CopyBlock
@@ -110,7 +119,7 @@ function meta(dataset: IDataset, trans: TranslationBundle): string {
   return [dataset.owner, ...numbers].filter(part => part !== '').join(' · ');
 }
 
-/** Why the dataset is in this state, until when, and whom to ask. */
+/** Why the dataset is in this state, until when, what to do, and whom to ask. */
 function Standing(props: {
   dataset: IDataset;
   shown: DatasetShown;
@@ -119,17 +128,23 @@ function Standing(props: {
   const { dataset, shown, trans } = props;
   if (shown === 'locked' || shown === 'unlocked') {
     const sentence = standing(dataset, shown, trans);
-    return sentence === '' ? null : <p data-testid="dataset-until">{sentence}</p>;
+    return (
+      <>
+        {dataset.ended && (
+          <div className="sealroom-Why" data-tone="amber" data-testid="dataset-ended">
+            <p>{trans.__('Your access here has ended. %1', dataset.ended.sentence)}</p>
+            <p>{dataset.ended.advice}</p>
+          </div>
+        )}
+        {sentence !== '' && <p data-testid="dataset-until">{sentence}</p>}
+      </>
+    );
   }
-  const own = datasetReason(shown, trans);
-  const reasons =
-    dataset.reasons.length === 0 || shown === 'absent'
-      ? [{ code: '', sentence: own }, ...dataset.reasons]
-      : dataset.reasons;
   const contact = dataset.ask || (shown === 'absent' ? '' : dataset.contact);
   return (
     <div className="sealroom-Why" data-tone={datasetTone(shown)} data-testid="dataset-why">
-      <Reasons reasons={reasons} />
+      <Reasons reasons={reasonsOf(dataset, shown, trans)} />
+      {dataset.ended && <p data-testid="dataset-advice">{dataset.ended.advice}</p>}
       {contact && (
         <p>
           {trans.__('Whom to ask:')} <Contact text={contact} />
@@ -137,6 +152,17 @@ function Standing(props: {
       )}
     </div>
   );
+}
+
+/** The reasons, with what has ended access before them unless they say the same. */
+function reasonsOf(dataset: IDataset, shown: DatasetShown, trans: TranslationBundle): IReason[] {
+  const { ended, reasons } = dataset;
+  const own =
+    reasons.length === 0 || shown === 'absent'
+      ? [{ code: '', sentence: datasetReason(shown, trans) }, ...reasons]
+      : reasons;
+  const said = !ended || own.some(reason => reason.sentence === ended.sentence);
+  return said ? own : [{ code: ended.code, sentence: ended.sentence }, ...own];
 }
 
 /** For what a dataset is open, and until when. */
@@ -157,27 +183,6 @@ function standing(
     return trans.__('Unlocked for %1.', purpose);
   }
   return until && trans.__('Unlocked until %1.', until);
-}
-
-/** A contact; only an address or a web link becomes a link, whatever else the text holds. */
-function Contact(props: { text: string }): JSX.Element {
-  const { text } = props;
-  if (/^[^\s@<>]+@[^\s@<>]+$/.test(text)) {
-    return <a href={`mailto:${text}`}>{text}</a>;
-  }
-  return <Linked text={text} />;
-}
-
-function Linked(props: { text: string }): JSX.Element {
-  const { text } = props;
-  if (/^https?:\/\/[^\s<>"']+$/.test(text)) {
-    return (
-      <a href={text} target="_blank" rel="noopener noreferrer">
-        {text}
-      </a>
-    );
-  }
-  return <>{text}</>;
 }
 
 function Origin(props: { dataset: IDataset; trans: TranslationBundle }): JSX.Element {
@@ -213,44 +218,117 @@ function Origin(props: { dataset: IDataset; trans: TranslationBundle }): JSX.Ele
 function CardActions(
   props: IDatasetsProps & { dataset: IDataset; shown: DatasetShown }
 ): JSX.Element | null {
-  const { dataset, shown, model, trans, onUnlock } = props;
-  const busy = model.isBusy(dataset.id);
-  const title = dataset.title || dataset.id;
-  if (shown === 'locked' || (shown === 'refused' && dataset.purposes.length > 0)) {
-    return (
-      <div className="sealroom-Actions">
-        <Button
-          appearance={shown === 'locked' ? 'accent' : 'neutral'}
-          scale="medium"
-          data-testid="unlock"
-          aria-label={trans.__('Unlock %1', title)}
-          disabled={busy}
-          onClick={() => onUnlock(dataset.id)}
-        >
-          {busy
-            ? trans.__('Unlocking…')
-            : shown === 'locked'
-              ? trans.__('Unlock')
-              : trans.__('Try again')}
-        </Button>
-      </div>
-    );
-  }
+  const { dataset, shown } = props;
   if (shown === 'unlocked') {
     return (
       <div className="sealroom-Actions">
-        <Button
-          appearance="neutral"
-          scale="medium"
-          data-testid="lock"
-          aria-label={trans.__('Lock %1 again', title)}
-          disabled={busy}
-          onClick={() => void model.lock(dataset.id).catch(() => undefined)}
-        >
-          {busy ? trans.__('Locking…') : trans.__('Lock again')}
-        </Button>
+        <LockButton {...props} />
       </div>
     );
   }
-  return null;
+  const asking = canAsk(shown) && isBrokersWord(dataset);
+  const unlocking = shown === 'locked' || (shown === 'refused' && dataset.purposes.length > 0);
+  if (!asking && !unlocking) {
+    return null;
+  }
+  return (
+    <div className="sealroom-Actions">
+      {unlocking && <UnlockButton {...props} />}
+      {asking && <AskButtons {...props} />}
+    </div>
+  );
+}
+
+/** Whether the broker itself says no: what only this server finds is not for an owner to grant. */
+function isBrokersWord(dataset: IDataset): boolean {
+  return !dataset.reasons.some(({ code }) => /^(broker|manifest|dataset)\./.test(code));
+}
+
+function UnlockButton(
+  props: IDatasetsProps & { dataset: IDataset; shown: DatasetShown }
+): JSX.Element {
+  const { dataset, shown, model, trans, onUnlock } = props;
+  const busy = model.isBusy(dataset.id);
+  return (
+    <Button
+      appearance={shown === 'locked' ? 'accent' : 'neutral'}
+      scale="medium"
+      data-testid="unlock"
+      aria-label={trans.__('Unlock %1', dataset.title || dataset.id)}
+      disabled={busy}
+      onClick={() => onUnlock(dataset.id)}
+    >
+      {busy
+        ? trans.__('Unlocking…')
+        : shown === 'locked'
+          ? trans.__('Unlock')
+          : trans.__('Try again')}
+    </Button>
+  );
+}
+
+function LockButton(props: IDatasetsProps & { dataset: IDataset }): JSX.Element {
+  const { dataset, model, trans } = props;
+  const busy = model.isBusy(dataset.id);
+  return (
+    <Button
+      appearance="neutral"
+      scale="medium"
+      data-testid="lock"
+      aria-label={trans.__('Lock %1 again', dataset.title || dataset.id)}
+      disabled={busy}
+      onClick={() => void model.lock(dataset.id).catch(() => undefined)}
+    >
+      {busy ? trans.__('Locking…') : trans.__('Lock again')}
+    </Button>
+  );
+}
+
+/** Ask for access or take the request back, and see what stands in the way. */
+function AskButtons(props: IDatasetsProps & { dataset: IDataset }): JSX.Element {
+  const { dataset, model, trans, onAsk, onWhy } = props;
+  const title = dataset.title || dataset.id;
+  const request = model.request(dataset.id);
+  const busy = model.isBusy(dataset.id);
+  const login = model.status?.login;
+  const needsLogin = Boolean(login && login.state !== 'in');
+  return (
+    <>
+      {request?.state === 'open' ? (
+        <Button
+          appearance="neutral"
+          scale="medium"
+          data-testid="take-back"
+          aria-label={trans.__('Take back the request for %1', title)}
+          disabled={busy}
+          onClick={() => void model.takeBack(request).catch(() => undefined)}
+        >
+          {busy ? trans.__('Taking back…') : trans.__('Take back')}
+        </Button>
+      ) : (
+        <Button
+          appearance="accent"
+          scale="medium"
+          data-testid="ask"
+          aria-label={trans.__('Ask for access to %1', title)}
+          disabled={busy || needsLogin}
+          onClick={() => onAsk(dataset.id)}
+        >
+          {trans.__('Ask for access…')}
+        </Button>
+      )}
+      <Button
+        appearance="neutral"
+        scale="medium"
+        data-testid="why"
+        aria-label={trans.__('Why %1 is closed', title)}
+        onClick={() => onWhy(dataset.id)}
+      >
+        {trans.__('Why?')}
+      </Button>
+      {needsLogin && (
+        <p className="sealroom-Hint sealroom-muted">{trans.__('Log in above, then ask.')}</p>
+      )}
+    </>
+  );
 }

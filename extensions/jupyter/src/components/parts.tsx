@@ -4,7 +4,7 @@ import { Clipboard } from '@jupyterlab/apputils';
 import type { TranslationBundle } from '@jupyterlab/translation';
 import { copyIcon, LabIcon } from '@jupyterlab/ui-components';
 import * as React from 'react';
-import type { IReason, RequestError } from '../api';
+import type { IPreviewItem, IReason, RequestError } from '../api';
 import { formatRelative, formatShortTime, formatTime } from '../format';
 import type { Tone } from '../tiers';
 
@@ -108,4 +108,60 @@ export function Failure(props: { error: RequestError; testid?: string }): JSX.El
       {error.advice && <p>{error.advice}</p>}
     </div>
   );
+}
+
+/** A contact; only an address or a web link becomes a link, whatever else the text holds. */
+export function Contact(props: { text: string }): JSX.Element {
+  const { text } = props;
+  if (/^[^\s@<>]+@[^\s@<>]+$/.test(text)) {
+    return <a href={`mailto:${text}`}>{text}</a>;
+  }
+  return <Linked text={text} />;
+}
+
+export function Linked(props: { text: string }): JSX.Element {
+  const { text } = props;
+  if (/^https?:\/\/[^\s<>"']+$/.test(text)) {
+    return (
+      <a href={text} target="_blank" rel="noopener noreferrer">
+        {text}
+      </a>
+    );
+  }
+  return <>{text}</>;
+}
+
+/** Labels with values, in a box that scrolls if it must. */
+export function Items(props: {
+  items: readonly IPreviewItem[];
+  label: string;
+  testid: string;
+}): JSX.Element {
+  return (
+    <dl
+      className="sealroom-Preview"
+      data-testid={props.testid}
+      aria-label={props.label}
+      tabIndex={0}
+    >
+      {props.items.map((item, index) => (
+        <React.Fragment key={index}>
+          <dt>{item.label}</dt>
+          <dd>{item.value}</dd>
+        </React.Fragment>
+      ))}
+    </dl>
+  );
+}
+
+/** Hand a text to the browser as a download. */
+export function saveFile(name: string, text: string, type = 'application/json'): void {
+  const url = URL.createObjectURL(new Blob([text], { type }));
+  const link = document.createElement('a');
+  link.href = url;
+  link.download = name;
+  document.body.appendChild(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }

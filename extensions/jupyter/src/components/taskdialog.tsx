@@ -108,9 +108,9 @@ export class TaskDialog extends Dialog<void> {
 
   override handleEvent(event: Event): void {
     if (event.type === 'keydown' && (event as KeyboardEvent).key === 'Enter') {
-      // The dialog takes every Enter for its default button; buttons and links of the body have a use of their own.
+      // The dialog takes every Enter for its default button; some parts of the body have a use of their own for it.
       const own = (event.target as HTMLElement).closest?.(
-        '.sealroom-Dialog :is(button, a, summary)'
+        '.sealroom-Dialog :is(button, a, summary, textarea, select)'
       );
       if (own) {
         return;

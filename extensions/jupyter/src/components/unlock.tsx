@@ -4,7 +4,7 @@ import * as React from 'react';
 import type { IDataset, IPreviewItem, ITerm } from '../api';
 import { RequestError } from '../api';
 import type { ISealroomModel } from '../tokens';
-import { Failure } from './parts';
+import { Failure, Items } from './parts';
 import { ITaskState, TaskBody, TaskDialog } from './taskdialog';
 
 /** Ask for a purpose, show what will be sent, and unlock. */
@@ -108,14 +108,7 @@ class UnlockBody extends TaskBody {
       return <p className="sealroom-muted">{trans.__('Asking this server…')}</p>;
     }
     return (
-      <dl className="sealroom-Preview" data-testid="request-preview" tabIndex={0}>
-        {this._preview.map((item, index) => (
-          <React.Fragment key={index}>
-            <dt>{item.label}</dt>
-            <dd>{item.value}</dd>
-          </React.Fragment>
-        ))}
-      </dl>
+      <Items items={this._preview} label={trans.__('What will be sent')} testid="request-preview" />
     );
   }
 

@@ -4,7 +4,7 @@ import { refreshIcon } from '@jupyterlab/ui-components';
 import * as React from 'react';
 import { evidenceName, isNonce, NONCE_PATTERN, randomNonce, verifyCommand } from '../format';
 import type { ISealroomModel } from '../tokens';
-import { CopyBlock, Failure, Icon } from './parts';
+import { CopyBlock, Failure, Icon, saveFile } from './parts';
 import { ITaskState, TaskBody, TaskDialog } from './taskdialog';
 
 /** Save evidence over the person's own nonce, and say how to check it somewhere else. */
@@ -152,16 +152,4 @@ interface ISaved {
 
 function baseName(path: string): string {
   return path.split('/').pop() || path;
-}
-
-/** Hand a text to the browser as a download. */
-function saveFile(name: string, text: string): void {
-  const url = URL.createObjectURL(new Blob([text], { type: 'application/json' }));
-  const link = document.createElement('a');
-  link.href = url;
-  link.download = name;
-  document.body.appendChild(link);
-  link.click();
-  link.remove();
-  setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }

@@ -19,11 +19,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sealroom.cli import run
 from sealroom.cli.common import EXIT_OK, EXIT_REFUSED, EXIT_UNCHECKED, EXIT_USAGE
-from sealroom.crypt4gh import read_secret_key
+from sealroom.crypt4gh import SecretKey, read_secret_key, write_secret_key
 from sealroom.datasets.store import DatasetDirectory
+from sealroom.datasets.trustee import open_with_key
+from sealroom.datasets.vault import Vault
 from sealroom.errors import AccessDeniedError
 from sealroom.kbs.admin import OwnedDataset, OwnerClient
 from sealroom.kbs.calls import DatasetRegistration
+from sealroom.kbs.trustee import DatasetKey
 from support.sealed import PLAIN, write_tree
 
 TEXTS = ["--title", "Heartbeats", "--owner", "Heart Centre", "--contact", "data@heart.example"]
@@ -129,7 +132,8 @@ def test_seal_again_elsewhere_uses_the_key_that_is_there(
     assert "the key that is there already" in capsys.readouterr().err
     first, second = (json.loads((home / name / "dataset.json").read_text()) for name in ("sealed", "again"))
     assert first["dataset_key"] == second["dataset_key"]
-    assert first["writer_key"] != second["writer_key"]
+    assert first["writer_key"] == second["writer_key"]
+    assert first["files"][0]["header_sha256"] != second["files"][0]["header_sha256"]
 
 
 def test_seal_that_fails_leaves_no_key(home: Path) -> None:
@@ -311,7 +315,7 @@ def test_verify_with_another_datasets_key_is_refused(
 ) -> None:
     other_dataset_key(home)
     assert run(["dataset", "verify", str(sealed), "--decrypt"]) == EXIT_REFUSED
-    assert "does not open with the key SHA256:" in capsys.readouterr().out
+    assert "does not open with the key that was tried, SHA256:" in capsys.readouterr().out
 
 
 def other_dataset_key(home: Path) -> None:
@@ -356,7 +360,7 @@ def test_register_sends_manifest_and_key_and_no_data(
     secret = read_secret_key((home / "owner" / "keys" / "heartbeats.sec").read_bytes())
     assert base64.b64decode(sent.secret_key) == secret.reveal()
     shown = "".join(capsys.readouterr())
-    assert "Nobody may use it yet" in shown
+    assert "Nobody uses it without a grant" in shown
     assert "sealroom grant add heartbeats" in shown
     assert sent.secret_key not in shown + repr(sent)
 
@@ -406,3 +410,86 @@ def test_register_shows_the_brokers_refusal(
 def test_register_without_a_broker_is_not_done(sealed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["dataset", "register", str(sealed)]) == EXIT_UNCHECKED
     assert capsys.readouterr().err
+
+
+# --- trustee-resource
+
+
+def resource(sealed: Path, out: Path, *more: str) -> int:
+    return run(["dataset", "trustee-resource", str(sealed), "--out", str(out), *more])
+
+
+def test_resource_for_a_trustee_opens_the_dataset(
+    home: Path, sealed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = home / "resource"
+    assert resource(sealed, out) == EXIT_OK
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    assert "set-resource --path default/sealroom/heartbeats" in " ".join(capsys.readouterr().out.split())
+    found = DatasetKey.from_bytes(out.read_bytes())
+    assert found.dataset == "heartbeats"
+    owner_key = _public(home)
+    vault = Vault()
+    open_with_key(vault, "heartbeats", DatasetDirectory(sealed), found, owner_key=owner_key)
+    buffer = bytearray(len(PLAIN["ecg.bin"]))
+    vault.read_into("heartbeats", "ecg.bin", 0, memoryview(buffer))
+    assert bytes(buffer) == PLAIN["ecg.bin"]
+
+
+def test_resource_with_the_key_only(home: Path, sealed: Path) -> None:
+    out = home / "resource"
+    key = home / "owner" / "keys" / "heartbeats.sec"
+    assert resource(sealed, out, "--key-only", "--key", str(key)) == EXIT_OK
+    found = DatasetKey.from_bytes(out.read_bytes())
+    assert (found.secret, found.manifest) == (read_secret_key(key.read_bytes()), b"")
+
+
+def test_resource_in_json(home: Path, sealed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = home / "resource"
+    assert resource(sealed, out, "--json") == EXIT_OK
+    said = json.loads(capsys.readouterr().out)
+    assert said == {
+        "id": "heartbeats",
+        "path": str(out),
+        "resource": "default/sealroom/heartbeats",
+        "size": out.stat().st_size,
+    }
+
+
+def test_resource_replaces_no_file(home: Path, sealed: Path) -> None:
+    out = home / "resource"
+    out.write_text("something")
+    assert resource(sealed, out) == EXIT_USAGE
+    assert out.read_text() == "something"
+
+
+def test_resource_with_the_key_of_another_dataset(
+    home: Path, sealed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = home / "other.sec"
+    other.write_bytes(write_secret_key(SecretKey.generate()))
+    other.chmod(0o600)
+    assert resource(sealed, home / "resource", "--key", str(other)) == EXIT_USAGE
+    assert "is not the one that this dataset is sealed to" in " ".join(capsys.readouterr().err.split())
+    assert not (home / "resource").exists()
+
+
+def test_resource_with_a_key_that_others_may_read(home: Path, sealed: Path) -> None:
+    key = home / "owner" / "keys" / "heartbeats.sec"
+    key.chmod(0o644)
+    assert resource(sealed, home / "resource") == EXIT_USAGE
+
+
+def test_resource_of_a_dataset_of_another_owner(home: Path, sealed: Path) -> None:
+    pem = Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (home / "owner" / "signing.pem").write_bytes(pem)
+    assert resource(sealed, home / "resource") == EXIT_REFUSED
+    assert not (home / "resource").exists()
+
+
+def _public(home: Path) -> bytes:
+    key = serialization.load_pem_private_key((home / "owner" / "signing.pem").read_bytes(), None)
+    assert isinstance(key, Ed25519PrivateKey)
+    return key.public_key().public_bytes_raw()

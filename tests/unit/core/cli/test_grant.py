@@ -43,6 +43,10 @@ def test_a_grant_is_added_with_its_defaults(api: OwnerApi, capsys: Streams) -> N
                 "gpu": False,
                 "starts": None,
                 "until": None,
+                "servers": None,
+                "outputs": False,
+                "project": "",
+                "dataset_key": False,
             },
         )
     ]

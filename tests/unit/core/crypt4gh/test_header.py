@@ -67,8 +67,24 @@ def test_edit_list_is_parsed() -> None:
 def test_wrong_key_names_the_tried_key() -> None:
     with pytest.raises(HeaderKeyError, match="does not open") as caught:
         open_header(make_header([KEY], [READER.public]), OTHER)
-    assert OTHER.public.fingerprint in str(caught.value)
+    assert f"tried, {OTHER.public.fingerprint}" in str(caught.value)
     assert "ask the data owner" in caught.value.diagnostics()
+
+
+def test_wrong_key_says_for_how_many_readers_there_is_room_and_who_wrote() -> None:
+    header = make_header([KEY], [READER.public, WRITER.public], writer=WRITER)
+    short = Header((*header.packets, b"\0\0\0\0short"))
+    with pytest.raises(HeaderKeyError) as caught:
+        open_header(short, OTHER)
+    said = str(caught.value)
+    assert f"room for 3 readers at most (3 packets, written by {WRITER.public.fingerprint})" in said
+    assert READER.public.fingerprint not in said
+
+
+def test_wrong_key_names_some_of_many_writers() -> None:
+    packets = [make_header([KEY], [READER.public]).packets[0] for _ in range(9)]
+    with pytest.raises(HeaderKeyError, match=r"and 6 more\)"):
+        open_header(Header(tuple(packets)), OTHER)
 
 
 def test_packet_of_unknown_method_is_ignored() -> None:

@@ -125,3 +125,48 @@ def test_one_cipher_serves_many_threads() -> None:
 def test_keys_are_not_printed() -> None:
     key = DataKey.generate()
     assert key.reveal().hex() not in repr(SegmentCipher([key]))
+
+
+# --- several segments ---
+
+
+def run_of(keys: list[DataKey], plains: list[bytes]) -> list[bytearray]:
+    return [sealed(SegmentCipher([keys[i % len(keys)]]), plain) for i, plain in enumerate(plains)]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_run_decrypts_each_segment_into_its_place(count: int) -> None:
+    keys = [DataKey.generate() for _ in range(count)]
+    plains = [os.urandom(size) for size in (SEGMENT, SEGMENT, 1, 5000)]
+    outs = [bytearray(len(plain)) for plain in plains]
+    segments = [memoryview(segment) for segment in run_of(keys, plains)]
+    assert SegmentCipher(keys).decrypt_run(segments, [memoryview(out) for out in outs]) == 4
+    assert [bytes(out) for out in outs] == plains
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("wrong", [0, 2])
+def test_run_stops_before_a_changed_segment_and_wipes_its_buffer(count: int, wrong: int) -> None:
+    keys = [DataKey.generate() for _ in range(count)]
+    plains = [b"\xaa" * 1000] * 4
+    segments = run_of(keys, plains)
+    segments[wrong][500] ^= 1
+    outs = [bytearray(b"\xff" * 1000) for _ in plains]
+    views = [memoryview(segment) for segment in segments]
+    done = SegmentCipher(keys).decrypt_run(views, [memoryview(out) for out in outs])
+    assert done == wrong
+    expected = [*plains[:wrong], bytes(1000), *[b"\xff" * 1000] * (3 - wrong)]
+    assert [bytes(out) for out in outs] == expected
+
+
+@pytest.mark.parametrize("size", [0, 4, 6])
+def test_run_with_a_buffer_of_a_wrong_size_is_refused(size: int) -> None:
+    cipher = SegmentCipher([DataKey.generate()])
+    with pytest.raises(FormatError):
+        cipher.decrypt_run([memoryview(sealed(cipher, b"hello"))], [memoryview(bytearray(size))])
+
+
+def test_run_of_a_segment_that_is_too_long_is_refused() -> None:
+    cipher, size = SegmentCipher([DataKey.generate()]), SEGMENT + 1
+    with pytest.raises(FormatError):
+        cipher.decrypt_run([memoryview(bytes(size + OVERHEAD))], [memoryview(bytearray(size))])

@@ -13,7 +13,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sealroom.crypt4gh import SecretKey
 from sealroom.datasets.agent_server import AgentServer
 from sealroom.datasets.seal import seal_directory
+from support.s3 import s3, s3_server
 from support.sealed import CREATED, DESCRIPTION, PLAIN, Backend, Sealed, write_tree
+
+__all__ = ["s3", "s3_server"]
 
 
 @pytest.fixture(scope="session")

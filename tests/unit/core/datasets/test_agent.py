@@ -18,9 +18,9 @@ from typing import Any, NoReturn
 
 import pytest
 from sealroom import errors
-from sealroom.datasets import agent as agent_module
 from sealroom.datasets import agent_server
-from sealroom.datasets.agent import MAX_READ, AgentClient, error_from_wire, error_to_wire
+from sealroom.datasets import connection as connection_module
+from sealroom.datasets.agent import MAX_READ, AgentClient, error_from_wire, error_to_wire, send_frame
 from sealroom.datasets.agent_server import AgentServer, peer_uid
 from sealroom.errors import (
     AccessDeniedError,
@@ -99,14 +99,16 @@ def test_ranges_come_through(unlocked: AgentClient, offset: int, length: int) ->
 def test_range_longer_than_one_answer_is_put_together(
     unlocked: AgentClient, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    whole = b"\1" * MAX_READ + b"\2" * MAX_READ + b"\3" * 10
+
     def fill(_dataset: str, _file: str, offset: int, buffer: memoryview) -> int:
-        count = max(0, min(len(buffer), 2 * MAX_READ + 10 - offset))
-        buffer[:count] = bytes([offset // MAX_READ + 1]) * count
-        return count
+        part = whole[offset : offset + len(buffer)]
+        buffer[: len(part)] = part
+        return len(part)
 
     monkeypatch.setattr(backend, "read_into", fill)
     data = unlocked.read("heartbeats", "ecg.bin", 0, 3 * MAX_READ)
-    assert data == b"\1" * MAX_READ + b"\2" * MAX_READ + b"\3" * 10
+    assert data == whole
 
 
 def test_huge_length_makes_no_huge_buffer(unlocked: AgentClient) -> None:
@@ -280,16 +282,16 @@ def test_many_threads_share_a_client(unlocked: AgentClient) -> None:
 def test_interrupted_answer_does_not_shift_the_next_one(
     unlocked: AgentClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = agent_module._round_trip
+    original = connection_module._round_trip
 
-    def interrupt(connection: socket.socket, request: dict[str, Any], _buffer: memoryview) -> NoReturn:
-        agent_module.send_frame(connection, request)
+    def interrupt(connection: Any, request: dict[str, Any], _buffer: memoryview) -> NoReturn:
+        send_frame(connection.socket, request)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(agent_module, "_round_trip", interrupt)
+    monkeypatch.setattr(connection_module, "_round_trip", interrupt)
     with pytest.raises(KeyboardInterrupt):
         unlocked.read("heartbeats", "ecg.bin", 0, 10)
-    monkeypatch.setattr(agent_module, "_round_trip", original)
+    monkeypatch.setattr(connection_module, "_round_trip", original)
     assert unlocked.read("heartbeats", "ecg.bin", 20, 10) == ECG[20:30]
 
 

@@ -115,7 +115,7 @@ def test_field_given_twice_is_refused(sealed: Sealed) -> None:
 
 
 def test_newer_format_says_to_update(fields: dict[str, Any]) -> None:
-    fields["format"] = "sealroom-dataset/2"
+    fields["format"] = "sealroom-dataset/3"
     with pytest.raises(FormatError, match="not known") as caught:
         Manifest.from_bytes(canonical_json(fields))
     assert "Update" in caught.value.advice
@@ -288,3 +288,59 @@ def test_terms_are_known_by_code() -> None:
     assert term("DUO:0000042").label == LABELS["DUO:0000042"] == "general research use"
     with pytest.raises(FormatError, match="DUO:9999999"):
         term("DUO:9999999")
+
+
+@pytest.fixture
+def first_format(fields: dict[str, Any]) -> dict[str, Any]:
+    """The same dataset as format 1 described it."""
+    del fields["version"]
+    fields["format"] = "sealroom-dataset/1"
+    for entry in fields["files"]:
+        entry["cipher_sha256"] = "ab" * 32
+    return fields
+
+
+def test_manifest_of_the_first_format_is_read_as_it_was(first_format: dict[str, Any]) -> None:
+    data = canonical_json(first_format)
+    manifest = Manifest.from_bytes(data)
+    assert manifest.to_bytes() == data
+    assert manifest.version is None
+    assert manifest.files[0].cipher_sha256 == "ab" * 32
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("version", 1), ("previous", "ab" * 32)], ids=["version", "previous"]
+)
+def test_field_of_the_second_format_in_the_first_is_refused(
+    first_format: dict[str, Any], field: str, value: object
+) -> None:
+    first_format[field] = value
+    with pytest.raises(FormatError):
+        Manifest.from_bytes(canonical_json(first_format))
+
+
+def test_first_format_without_a_digest_is_refused(first_format: dict[str, Any]) -> None:
+    del first_format["files"][1]["cipher_sha256"]
+    with pytest.raises(FormatError, match="missing"):
+        Manifest.from_bytes(canonical_json(first_format))
+
+
+def test_digest_of_the_first_format_in_the_second_is_refused(fields: dict[str, Any]) -> None:
+    fields["files"][0]["cipher_sha256"] = "ab" * 32
+    with pytest.raises(FormatError, match="not one of this format"):
+        Manifest.from_bytes(canonical_json(fields))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"version": 0}, {"version": 2}, {"previous": "ab" * 32}, {"version": True}, {"version": None}],
+    ids=["nought", "later without previous", "first with previous", "truth value", "null"],
+)
+def test_versions_that_do_not_fit_are_refused(fields: dict[str, Any], changes: dict[str, Any]) -> None:
+    with pytest.raises(FormatError):
+        Manifest.from_bytes(canonical_json({**fields, **changes}))
+
+
+def test_later_version_names_the_one_before(fields: dict[str, Any]) -> None:
+    data = canonical_json({**fields, "version": 2, "previous": "ab" * 32})
+    assert Manifest.from_bytes(data).to_bytes() == data

@@ -9,13 +9,13 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sealroom.crypt4gh import (
     CIPHER_SEGMENT,
-    OVERHEAD,
     SEGMENT,
     DataKey,
     Header,
@@ -24,9 +24,12 @@ from sealroom.crypt4gh import (
     make_header,
     open_header,
 )
+from sealroom.datasets import reader as reader_module
+from sealroom.datasets import vault as vault_module
 from sealroom.datasets.cache import SegmentCache
 from sealroom.datasets.check import check_dataset, check_file
 from sealroom.datasets.reader import SegmentReader
+from sealroom.datasets.segment_list import SegmentList
 from sealroom.datasets.vault import Vault
 from sealroom.errors import AccessDeniedError, Error, IntegrityError, ProtocolError, StorageError
 from support.sealed import PLAIN, Sealed
@@ -137,7 +140,7 @@ def test_dropped_segments_are_overwritten() -> None:
 
 def test_descriptor_closes_with_the_reader(sealed: Sealed) -> None:
     reader = reader_of(sealed)
-    fd = reader._fd
+    fd = reader.source._fd  # type: ignore[attr-defined]
     os.fstat(fd)
     del reader
     gc.collect()
@@ -369,7 +372,7 @@ def forged_under_the_data_key(sealed: Sealed) -> None:
 
 def test_digests_are_compared_when_asked_for(sealed: Sealed, monkeypatch: pytest.MonkeyPatch) -> None:
     forged_under_the_data_key(sealed)
-    monkeypatch.setattr(SegmentCipher, "decrypt_into", lambda _self, segment, _out: len(segment) - OVERHEAD)
+    monkeypatch.setattr(SegmentCipher, "decrypt_run", lambda _self, segments, _outs: len(segments))
     assert len(reader_of(sealed).pread(0, 10)) == 10
     with pytest.raises(IntegrityError, match="segment 1 of 5 was changed"):
         reader_of(sealed, digests=True).pread(0, 10)
@@ -487,17 +490,17 @@ def test_drop_all_drops_all(sealed: Sealed) -> None:
 
 def test_drop_during_a_read_fails_the_read(sealed: Sealed, monkeypatch: pytest.MonkeyPatch) -> None:
     vault = sealed.unlock(Vault())
-    original = SegmentCipher.decrypt_into
+    original = SegmentCipher.decrypt_run
 
-    def drop_first(self: SegmentCipher, segment: memoryview, out: memoryview) -> int:
+    def drop_first(self: SegmentCipher, segments: list[memoryview], outs: list[memoryview]) -> int:
         vault.drop("heartbeats", "Withdrawn in the middle.")
-        return original(self, segment, out)
+        return original(self, segments, outs)
 
-    monkeypatch.setattr(SegmentCipher, "decrypt_into", drop_first)
+    monkeypatch.setattr(SegmentCipher, "decrypt_run", drop_first)
     for offset, length in ((0, len(ECG)), (10, 10), (0, SEGMENT)):
-        monkeypatch.setattr(SegmentCipher, "decrypt_into", original)
+        monkeypatch.setattr(SegmentCipher, "decrypt_run", original)
         sealed.unlock(vault)
-        monkeypatch.setattr(SegmentCipher, "decrypt_into", drop_first)
+        monkeypatch.setattr(SegmentCipher, "decrypt_run", drop_first)
         buffer = bytearray(b"\xff" * length)
         with pytest.raises(AccessDeniedError, match="in the middle"):
             vault.read_into("heartbeats", "ecg.bin", offset, memoryview(buffer))
@@ -509,17 +512,64 @@ def test_new_release_during_a_read_lets_the_read_go_on(
     sealed: Sealed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vault = sealed.unlock(Vault())
-    original = SegmentCipher.decrypt_into
+    original = SegmentCipher.decrypt_run
 
-    def release_first(self: SegmentCipher, segment: memoryview, out: memoryview) -> int:
-        monkeypatch.setattr(SegmentCipher, "decrypt_into", original)
+    def release_first(self: SegmentCipher, segments: list[memoryview], outs: list[memoryview]) -> int:
+        monkeypatch.setattr(SegmentCipher, "decrypt_run", original)
         sealed.unlock(vault)
-        return original(self, segment, out)
+        return original(self, segments, outs)
 
-    monkeypatch.setattr(SegmentCipher, "decrypt_into", release_first)
+    monkeypatch.setattr(SegmentCipher, "decrypt_run", release_first)
     buffer = bytearray(len(ECG))
     vault.read_into("heartbeats", "ecg.bin", 0, memoryview(buffer))
     assert buffer == ECG
+
+
+def test_only_so_many_files_stay_open(sealed: Sealed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vault_module, "_MOST_OPEN", 2)
+    vault = sealed.unlock(Vault())
+    for _ in range(3):
+        for name, plain in PLAIN.items():
+            buffer = bytearray(len(plain))
+            vault.read_into("heartbeats", name, 0, memoryview(buffer))
+            assert buffer == plain
+            assert len(vault._releases["heartbeats"].readers) <= 2
+
+
+def test_drop_reaches_a_read_whose_file_does_not_stay_open(
+    sealed: Sealed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault_module, "_MOST_OPEN", 1)
+    vault = sealed.unlock(Vault())
+    original = SegmentCipher.decrypt_run
+
+    def others_first(self: SegmentCipher, segments: list[memoryview], outs: list[memoryview]) -> int:
+        monkeypatch.setattr(SegmentCipher, "decrypt_run", original)
+        vault.read_into("heartbeats", "exact.bin", 0, memoryview(bytearray(10)))
+        assert list(vault._releases["heartbeats"].readers) == ["exact.bin"]
+        vault.drop("heartbeats", "Withdrawn in the middle.")
+        return original(self, segments, outs)
+
+    monkeypatch.setattr(SegmentCipher, "decrypt_run", others_first)
+    buffer = bytearray(b"\xff" * len(ECG))
+    with pytest.raises(AccessDeniedError, match="in the middle"):
+        vault.read_into("heartbeats", "ecg.bin", 0, memoryview(buffer))
+    assert buffer == bytes(len(ECG))
+
+
+def test_file_that_is_opened_while_access_ends_is_closed(
+    sealed: Sealed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault = sealed.unlock(Vault())
+    original = reader_module.load_segment_list
+
+    def drop_first(*place: Any) -> SegmentList:
+        vault.drop("heartbeats", "Withdrawn meanwhile.")
+        return original(*place)
+
+    monkeypatch.setattr(reader_module, "load_segment_list", drop_first)
+    with pytest.raises(AccessDeniedError, match="meanwhile"):
+        vault.read_into("heartbeats", "ecg.bin", 0, memoryview(bytearray(10)))
 
 
 def test_release_ends_at_its_time(sealed: Sealed) -> None:

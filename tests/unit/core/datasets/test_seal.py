@@ -8,20 +8,18 @@ import io
 import logging
 import os
 import shutil
-import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sealroom.crypt4gh import Header, SecretKey, open_header
 from sealroom.datasets import seal
-from sealroom.datasets.check import check_dataset
+from sealroom.datasets.check import check_dataset, check_file
 from sealroom.datasets.manifest import Manifest
 from sealroom.datasets.seal import Description, list_files, seal_directory
-from sealroom.datasets.store import DatasetDirectory, iter_datasets
-from sealroom.errors import ConfigurationError, Error, FormatError, StorageError
+from sealroom.datasets.store import DatasetDirectory
+from sealroom.errors import ConfigurationError, Error, FormatError, IntegrityError, StorageError
 from support.sealed import CREATED, DESCRIPTION, PLAIN, Sealed, write_tree
 
 KEY, SIGNING_KEY = SecretKey.generate(), Ed25519PrivateKey.generate()
@@ -48,11 +46,12 @@ def test_manifest_says_what_was_sealed(sealed: Sealed) -> None:
     assert manifest.title == DESCRIPTION.title
     assert manifest.terms[0].label == "general research use"
     assert manifest.created == CREATED
+    assert (manifest.format, manifest.version, manifest.previous) == ("sealroom-dataset/2", 1, None)
     assert manifest.dataset_key == sealed.dataset_key.public.to_base64()
     for entry in manifest.files:
         data = sealed.directory.sealed_file(entry.name).read_bytes()
         assert hashlib.sha256(data[: entry.header_size]).hexdigest() == entry.header_sha256
-        assert hashlib.sha256(data[entry.header_size :]).hexdigest() == entry.cipher_sha256
+        assert entry.cipher_sha256 is None
         assert len(data) == entry.header_size + entry.cipher_size
 
 
@@ -203,23 +202,96 @@ def test_full_disk_leaves_nothing_half_made(
     assert nothing_left(tmp_path)
 
 
-def test_interruption_leaves_nothing_half_made(source: Path, tmp_path: Path) -> None:
+def test_interruption_before_a_file_is_finished_leaves_nothing(tmp_path: Path) -> None:
     def interrupt(_name: str, _size: int) -> None:
         raise KeyboardInterrupt
 
+    source = write_tree(tmp_path / "source", {"big": bytes(5 << 20)})
     with pytest.raises(KeyboardInterrupt):
         seal_it(source, tmp_path / "out", progress=interrupt)
     assert nothing_left(tmp_path)
 
 
-def test_file_that_grows_while_it_is_sealed_is_refused(source: Path, tmp_path: Path) -> None:
-    def grow(name: str, _size: int) -> None:
-        with (source / name).open("ab") as stream:
-            stream.write(b"more")
+def grow(path: Path) -> None:
+    with path.open("ab") as stream:
+        stream.write(b"more")
 
-    with pytest.raises(StorageError, match="changed while it was sealed"):
-        seal_it(source, tmp_path / "out", progress=grow)
+
+def shrink(path: Path) -> None:
+    os.truncate(path, 100)
+
+
+def rewrite(path: Path) -> None:
+    with path.open("r+b") as stream:
+        stream.write(b"other bytes, and as many")
+    # What a clock of a few milliseconds could hide.
+    os.utime(path, ns=(1, 1))
+
+
+@pytest.mark.parametrize("change", [grow, shrink, rewrite])
+def test_file_that_changes_while_it_is_sealed_is_refused(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    source = write_tree(tmp_path / "source", {"big": bytes(30 << 20)})
+    done: list[str] = []
+
+    def once(name: str, _size: int) -> None:
+        if not done:
+            change(source / name)
+        done.append(name)
+
+    with pytest.raises(StorageError, match="big changed while it was sealed") as caught:
+        seal_it(source, tmp_path / "out", progress=once, workers=1)
+    assert "nothing writes to it" in caught.value.advice
     assert nothing_left(tmp_path)
+
+
+# Around a segment, a batch of 32, the size from which pages are written directly, and the ends of pages.
+SIZES = [1, 65536, (2 << 20) - 1, 2 << 20, (2 << 20) + 1, (4 << 20) + 65535, (8 << 20) - 1, 8 << 20]
+SIZES += [(8 << 20) + 1, (8 << 20) + 4096 - 124, (10 << 20) + 77, 12 << 20]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_any_size_is_sealed_as_the_reference_tool_opens_it(tmp_path: Path, size: int) -> None:
+    from crypt4gh import lib
+
+    plain = os.urandom(size)
+    source = write_tree(tmp_path / "source", {"data": plain})
+    manifest = seal_it(source, tmp_path / "out", whole_digests=True)
+    directory, out = DatasetDirectory(tmp_path / "out"), io.BytesIO()
+    sealed = directory.sealed_file("data").read_bytes()
+    lib.decrypt([(0, KEY.reveal(), None)], io.BytesIO(sealed), out)
+    assert out.getvalue() == plain
+    assert hashlib.sha256(sealed).hexdigest() == manifest.files[0].sha256
+    assert check_dataset(directory, manifest, secret=KEY) == {"data": None}
+
+
+def test_file_system_that_takes_no_direct_writes_gets_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, refused = os.pwrite, []
+
+    def pwrite(fd: int, data: memoryview, offset: int) -> int:
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            refused.append(offset)
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    source = write_tree(tmp_path / "source", {"data": os.urandom(9 << 20)})
+    manifest = seal_it(source, tmp_path / "out")
+    assert check_dataset(DatasetDirectory(tmp_path / "out"), manifest, secret=KEY) == {"data": None}
+    assert refused in ([], [0])  # none where the file could not be opened for them in the first place
+
+
+def test_whole_digests_are_made_when_asked_for_and_checked(source: Path, tmp_path: Path) -> None:
+    manifest = seal_it(source, tmp_path / "out", whole_digests=True)
+    directory = DatasetDirectory(tmp_path / "out")
+    for entry in manifest.files:
+        assert hashlib.sha256(directory.sealed_file(entry.name).read_bytes()).hexdigest() == entry.sha256
+    wrong = manifest.files[0].model_copy(update={"sha256": "ab" * 32})
+    with pytest.raises(IntegrityError, match="another SHA-256"):
+        check_file(directory, manifest, wrong)
 
 
 def test_file_that_becomes_a_link_is_refused(
@@ -238,40 +310,6 @@ def test_second_process_sealing_to_the_same_place_is_refused(source: Path, tmp_p
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(ConfigurationError, match="Another process"):
             seal_it(source, tmp_path / "out")
-
-
-KILLED = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from support.sealed import DESCRIPTION
-from sealroom.crypt4gh import SecretKey
-from sealroom.datasets.seal import seal_directory
-import time
-
-def progress(name, size):
-    print("sealing", flush=True)
-    time.sleep(60)
-
-seal_directory(Path({source!r}), Path({out!r}), description=DESCRIPTION, progress=progress,
-               dataset_key=SecretKey.generate().public, signing_key=Ed25519PrivateKey.generate())
-"""
-
-
-def test_killed_process_leaves_no_dataset_and_the_next_try_succeeds(source: Path, tmp_path: Path) -> None:
-    tests = str(Path(__file__).parents[3])
-    code = KILLED.format(tests=tests, source=str(source), out=str(tmp_path / "heartbeats"))
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"sealing\n"
-        process.send_signal(signal.SIGKILL)
-    assert list(iter_datasets([tmp_path])) == []
-    assert not (tmp_path / "heartbeats").exists()
-    assert (tmp_path / ".heartbeats.partial").exists()
-    seal_it(source, tmp_path / "heartbeats")
-    assert [name for name, _ in iter_datasets([tmp_path])] == ["heartbeats"]
-    assert not list(tmp_path.glob(".*"))
 
 
 def open_descriptors() -> int:

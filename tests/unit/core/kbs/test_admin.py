@@ -9,7 +9,7 @@ import httpx
 import pytest
 from sealroom.errors import AccessDeniedError, ConfigurationError, NetworkError, ProtocolError
 from sealroom.kbs.admin import AuditReader, OwnerClient
-from sealroom.kbs.calls import DatasetRegistration, GrantSpec
+from sealroom.kbs.calls import DatasetRegistration, GrantChange, GrantSpec
 from support.fake_broker import URL, error
 
 TOKEN = "owner-token-secret"
@@ -127,3 +127,49 @@ def test_a_token_that_is_none_is_refused_and_not_shown(token: str) -> None:
 
 def test_the_token_is_not_printed() -> None:
     assert TOKEN not in repr(connect(lambda _: httpx.Response(200)))
+
+
+# --- changes, projects and keys
+
+
+def test_a_change_sends_only_what_changes() -> None:
+    seen: list[httpx.Request] = []
+    with connect(answering(seen, {**GRANT, "version": 2, "gpu": True})) as client:
+        assert client.change_grant("../g1", GrantChange(gpu=True)).version == 2
+    assert (seen[0].method, seen[0].url.raw_path) == ("PATCH", b"/kbs/v0/sealroom/admin/grants/..%2Fg1")
+    assert json.loads(seen[0].content) == {"gpu": True}
+
+
+def test_an_empty_list_is_a_change() -> None:
+    seen: list[httpx.Request] = []
+    with connect(answering(seen, GRANT)) as client:
+        client.change_grant("g1", GrantChange(environments=(), project="", outputs=False))
+    assert json.loads(seen[0].content) == {"environments": [], "project": "", "outputs": False}
+
+
+def test_projects_are_listed_halted_and_resumed() -> None:
+    seen: list[httpx.Request] = []
+    project = {"name": "vroni", "state": "halted", "grants": 1, "more": "of a newer broker"}
+    with connect(answering(seen, {"projects": [project], **project})) as client:
+        assert client.projects()[0].name == "vroni"
+        assert client.halt_project("vroni", "Incident").state == "halted"
+        client.resume_project("vroni", "Solved")
+    base = "/kbs/v0/sealroom/admin/projects"
+    assert [(one.method, one.url.path) for one in seen] == [
+        ("GET", base),
+        ("POST", f"{base}/vroni/halt"),
+        ("POST", f"{base}/vroni/resume"),
+    ]
+    assert json.loads(seen[2].content) == {"reason": "Solved"}
+
+
+def test_a_key_is_destroyed_with_a_reason() -> None:
+    seen: list[httpx.Request] = []
+    with connect(answering(seen, {**DATASET, "destroyed": "2026-11-02T00:00:00Z"})) as client:
+        assert client.destroy_key("heart/beats", "Over").destroyed is not None
+        with pytest.raises(ConfigurationError, match="between 1 and 2000"):
+            client.destroy_key("heartbeats", "")
+    assert [(one.method, one.url.raw_path) for one in seen] == [
+        ("DELETE", b"/kbs/v0/sealroom/admin/datasets/heart%2Fbeats/key")
+    ]
+    assert json.loads(seen[0].content) == {"reason": "Over"}

@@ -181,6 +181,13 @@ SMALL = rsa.generate_private_key(public_exponent=65537, key_size=1024).public_ke
         ({**RSA, "n": b64url(b"\xff" * 1024)}, "size"),
         ({**RSA, "e": b64url(b"\xff" * 9)}, "size"),
         ({**RSA, "e": b64url(b"\1")}, "no RSA key"),
+        ({**RSA, "e": b64url(b"\2")}, "no RSA key"),
+        ({**RSA, "e": b64url(b"")}, "no RSA key"),
+        ({**RSA, "n": b64url(b"\x80" + bytes(255))}, "no RSA key"),
+        ({**EC, "x": b64url(bytes(32)), "y": b64url(bytes(32))}, "point"),
+        ({**EC, "x": b64url(b"\xff" * 32)}, "point"),
+        ({**EC, "crv": "P-521"}, "length"),
+        ({"kty": "AKP", "alg": "ML-KEM-768+A192KW", "pub": "AA"}, "neither"),
     ],
 )
 def test_a_public_key_that_must_not_be_encrypted_to_is_refused(jwk: dict[str, Any], why: str) -> None:

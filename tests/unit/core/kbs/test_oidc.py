@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sealroom.errors import (
     AccessDeniedError,
@@ -333,6 +333,7 @@ def test_provider_that_cannot_be_reached(stand: Stand) -> None:
         st.sampled_from(["id_token", "error", "access_token"]), st.none() | st.text() | st.integers()
     )
 )
+@settings(deadline=None)
 def test_nothing_but_our_errors_leaves(answer: dict[str, object]) -> None:
     stand = Stand()
     stand.token = answer

@@ -52,9 +52,9 @@ def downgrade() -> None:
     with op.batch_alter_table("owner_tokens") as table:
         for name in ("expires", "datasets", "scope"):
             table.drop_column(name)
-    with op.batch_alter_table("grants") as table:
-        for name in ("issuer", "visa"):
-            table.drop_column(name)
+    # Not in a batch, which would make the table anew: releases refer to it.
+    for name in ("issuer", "visa"):
+        op.drop_column("grants", name)
     with op.batch_alter_table("sessions") as table:
         for name in ("login_until", "visas", "email"):
             table.drop_column(name)

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Keep secrets wrapped: whoever reads the database or its backup learns no dataset key.
+"""The key-encryption key in a file of mode 0600.
 
-`KeyWrap` is what the rest of the broker knows; `FileKeyWrap` keeps the key-encryption key in a file of mode
-0600. While keys are rotated the file has two: a line each, the one that wraps first.
+While keys are rotated the file has two: a line each, the one that wraps first.
 
 Invariants:
 
-- A wrapped secret opens only for the context (kind and id) that it was wrapped for.
 - A key file that others may read is refused.
 - What is wrapped is wrapped with the file's first key as it is at that moment, so that a rotation, which puts
   a new key first and then wraps everything again, misses nothing.
@@ -20,35 +18,20 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from sealroom.errors import ConfigurationError, StorageError
+from sealroom.errors import ConfigurationError
 
 from sealroom_broker.files import create_private, read_private, replace_private
+from sealroom_broker.wrap.base import KEY_ID_SIZE, PROBE, does_not_open, other_key
 
 _KEY_SIZE = 32
 _NONCE_SIZE = 12
 _VERSION = b"\x01"
-_KEY_ID_SIZE = 8
 _MOST_KEYS = 2
 
 _Stamp = tuple[int, int, int]
-
-
-class KeyWrap(Protocol):
-    """Wraps and unwraps secrets."""
-
-    def wrap(self, secret: bytes, *, context: str) -> bytes:
-        """Return the secret wrapped for this context."""
-
-    def unwrap(self, wrapped: bytes, *, context: str) -> bytes:
-        """Return the secret.
-
-        Raises:
-            StorageError: It was wrapped by another key or for another context, or was changed.
-        """
 
 
 class FileKeyWrap:
@@ -60,6 +43,8 @@ class FileKeyWrap:
         keys: The key that wraps, and further ones that still unwrap.
         path: The file to look into again; none for keys that stay.
     """
+
+    mark = _VERSION
 
     def __init__(self, *keys: bytes, path: Path | None = None) -> None:
         self._path = path
@@ -97,7 +82,7 @@ class FileKeyWrap:
             return
         # Taken before the file is read: what changes in between is seen the next time.
         stamp = _stamp(self._path)
-        if stamp != self._stamp:
+        if stamp is None or stamp != self._stamp:
             self._keys = [_Key(key) for key in read_keys(self._path)]
             self._stamp = stamp
 
@@ -122,11 +107,66 @@ class FileKeyWrap:
             self.refresh()
             key = self._key_of(wrapped)
         if key is None:
-            raise StorageError(
-                "A stored key was wrapped by another key-encryption key.",
-                advice="Put back the key file that belongs to this database.",
-            )
+            raise other_key()
         return key.unwrap(wrapped, context)
+
+    def knows(self, wrapped: bytes) -> bool:
+        """Tell whether one of the keys wrapped this."""
+        return self._key_of(wrapped) is not None
+
+    def check(self) -> None:
+        """See whether the file is as it must be.
+
+        Raises:
+            ConfigurationError: It is not.
+        """
+        if self._path is not None:
+            read_keys(self._path)
+        if self.unwrap(self.wrap(b"probe", context=PROBE), context=PROBE) != b"probe":
+            raise does_not_open()
+
+    def begin(self, *, stale: bool = False) -> bool:
+        """Put a new key into the file, before the old one.
+
+        Where brokers have files of their own, copy it to each of them before everything is wrapped again.
+
+        Returns:
+            False if there are two already: a rotation that was begun is to be finished.
+
+        Raises:
+            ConfigurationError: The file cannot be read.
+            StorageError: It cannot be written.
+        """
+        path = self._file()
+        keys = read_keys(path)
+        if len(keys) > 1:
+            self.refresh()
+            return False
+        write_keys(path, [new_key(), *keys])
+        self.refresh()
+        return True
+
+    def finish(self, *, destroy: bool = False) -> None:
+        """Take the old key out of the file.
+
+        Raises:
+            ConfigurationError: The file cannot be read.
+            StorageError: It cannot be written.
+        """
+        path = self._file()
+        write_keys(path, read_keys(path)[:1])
+        self.refresh()
+
+    def ends(self) -> None:
+        """Return None: a file has no end."""
+
+    def close(self) -> None:
+        """Do nothing: the file is not kept open."""
+
+    def _file(self) -> Path:
+        if self._path is None:
+            raise RuntimeError("keys without a file cannot be rotated")
+        return self._path
 
     def _key_of(self, wrapped: bytes) -> _Key | None:
         return next((key for key in self._keys if wrapped.startswith(key.prefix)), None)
@@ -142,7 +182,7 @@ class _Key:
         if len(key) != _KEY_SIZE:
             raise ConfigurationError(f"The key-encryption key has {len(key)} bytes, not {_KEY_SIZE}.")
         self._cipher = AESGCM(key)
-        self.prefix = _VERSION + hashlib.sha256(b"sealroom-kek\0" + key).digest()[:_KEY_ID_SIZE]
+        self.prefix = _VERSION + hashlib.sha256(b"sealroom-kek\0" + key).digest()[:KEY_ID_SIZE]
 
     def wrap(self, secret: bytes, context: str) -> bytes:
         nonce = os.urandom(_NONCE_SIZE)
@@ -153,7 +193,7 @@ class _Key:
         try:
             return self._cipher.decrypt(body[:_NONCE_SIZE], body[_NONCE_SIZE:], self._aad(context))
         except (InvalidTag, ValueError) as error:
-            raise StorageError("A stored key does not open: the database was changed.") from error
+            raise does_not_open() from error
 
     def _aad(self, context: str) -> bytes:
         return self.prefix + context.encode()
