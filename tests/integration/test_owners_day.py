@@ -44,7 +44,7 @@ class Terminal:
         assert self._shell.stdout is not None
         self._shell.stdin.write(f"{line}\necho; echo end-of-line\n")
         self._shell.stdin.flush()
-        said = []
+        said: list[str] = []
         for one in self._shell.stdout:
             if one == "end-of-line\n":
                 return "".join(said)
