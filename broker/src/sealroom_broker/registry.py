@@ -103,8 +103,8 @@ def register(
         The dataset, and whether anything changed.
 
     Raises:
-        Problem: The manifest is not the owner's, the key is not the dataset's, another owner has this id, or
-            the permit would have ended already.
+        Problem: The manifest is not the owner's, the key is not the dataset's, another owner has this id, a
+            newer version is registered, or the permit would have ended already.
     """
     data, signature, owner_key, raw_key = (
         _decoded(getattr(registration, name), name)
@@ -120,6 +120,8 @@ def register(
     row = session.get(DatasetRow, manifest.id)
     if row is not None and row.owner_key != owner_key:
         raise Problem(409, "Conflict", f"A dataset {manifest.id} of another owner is registered already.")
+    if row is not None:
+        _check_follows(manifest, row)
     keep_until = _permit_end(registration, row, now)
     if row is not None and row.destroyed is None and (row.manifest, row.keep_until) == (data, keep_until):
         return row, False
@@ -133,6 +135,28 @@ def register(
     row.keep_until, row.destroyed = keep_until, None
     secret.wipe()
     return row, True
+
+
+def _check_follows(manifest: Manifest, row: DatasetRow) -> None:
+    """Refuse a manifest that goes back behind the registered one, however well it is signed.
+
+    Raises:
+        Problem: It is of an earlier version, or the next version of another manifest (409).
+    """
+    known, version = parse_manifest(row.manifest).version or 1, manifest.version or 1
+    if version < known:
+        raise Problem(
+            409,
+            "Conflict",
+            f"Version {known} of {manifest.id} is registered, and this is version {version}. "
+            "Register the newest one.",
+        )
+    if version == known + 1 and manifest.previous not in (None, row.manifest_sha256):
+        raise Problem(
+            409,
+            "Conflict",
+            f"This version {version} of {manifest.id} follows another manifest than the registered one.",
+        )
 
 
 def _permit_end(registration: DatasetRegistration, row: DatasetRow | None, now: datetime) -> datetime | None:

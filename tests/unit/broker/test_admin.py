@@ -15,6 +15,7 @@ from sealroom.audit.verify import verify_log
 from sealroom.crypt4gh import SecretKey
 from sealroom.errors import AccessDeniedError, ConfigurationError, ProtocolError
 from sealroom.kbs.admin import AuditReader, OwnerClient
+from sealroom.kbs.calls import DatasetRegistration
 from sealroom_broker.audit import Record
 from sealroom_broker.owners import add_token, list_tokens, remove_token
 from support.brokers import URL, Data, World, b64
@@ -91,6 +92,37 @@ def test_dataset_id_of_another_owner(world: World, data: Data) -> None:
     )
     with pytest.raises(ProtocolError, match="another owner"):
         world.owner.register_dataset(other)
+
+
+def version_of(data: Data, version: int, previous: str) -> DatasetRegistration:
+    manifest = data.manifest.model_copy(update={"version": version, "previous": previous}).to_bytes()
+    return data.registration(manifest=b64(manifest), signature=b64(data.signing_key.sign(manifest)))
+
+
+def test_next_version_takes_the_place_and_the_version_before_does_not_come_back(
+    world: World, data: Data
+) -> None:
+    world.owner.register_dataset(data.registration())
+    owned = world.owner.register_dataset(version_of(data, 2, data.manifest.sha256))
+    assert owned.manifest_sha256 != data.manifest.sha256
+    with pytest.raises(
+        ProtocolError, match=r"Version 2 of heartbeats is registered, and this is version 1\."
+    ):
+        world.owner.register_dataset(data.registration())
+    assert world.owner.datasets() == (owned,)
+
+
+def test_next_version_of_another_manifest(world: World, data: Data) -> None:
+    owned = world.owner.register_dataset(data.registration())
+    with pytest.raises(ProtocolError, match="follows another manifest than the registered one"):
+        world.owner.register_dataset(version_of(data, 2, "0" * 64))
+    assert world.owner.datasets() == (owned,)
+
+
+def test_version_that_follows_one_that_was_never_registered(world: World, data: Data) -> None:
+    world.owner.register_dataset(data.registration())
+    owned = world.owner.register_dataset(version_of(data, 3, "0" * 64))
+    assert world.owner.datasets() == (owned,)
 
 
 def test_grants_are_listed_with_the_withdrawn_ones(world: World, data: Data) -> None:
