@@ -16,11 +16,17 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture
-def broker(tmp_path: Path, hub: Hub) -> Iterator[BrokerProcess]:
-    """A development broker in a process and with a state of its own, ended by its process id."""
+def prepared(tmp_path: Path, hub: Hub) -> Iterator[BrokerProcess]:
+    """A development broker with a state of its own that a test starts; ended by its process id."""
     made = BrokerProcess.prepare(tmp_path, hub)
-    made.start()
     try:
         yield made
     finally:
         made.kill()
+
+
+@pytest.fixture
+def broker(prepared: BrokerProcess) -> BrokerProcess:
+    """The same, started."""
+    prepared.start()
+    return prepared

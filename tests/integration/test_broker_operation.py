@@ -38,22 +38,12 @@ from sealroom.crypt4gh import SecretKey
 from sealroom.errors import AccessDeniedError, NetworkError
 from sealroom.kbs.calls import GrantSpec
 from sealroom.kbs.client import KbsClient
-from support.broker_process import BrokerProcess, Hub, release, run, words_of
+from support.broker_process import BrokerProcess, release, run, words_of
 
 pytestmark = pytest.mark.integration
 
 READER = SecretKey.generate()
 FAULTY = Path(__file__).parents[1] / "support" / "faulty_broker.py"
-
-
-@pytest.fixture
-def prepared(tmp_path: Path, hub: Hub) -> Iterator[BrokerProcess]:
-    """A development broker that a test configures and starts."""
-    made = BrokerProcess.prepare(tmp_path, hub)
-    try:
-        yield made
-    finally:
-        made.kill()
 
 
 def entries(home: Path) -> list[AuditEntry]:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -32,15 +31,6 @@ def kek_toml(token: Token) -> str:
         f'[kek]\nprovider = "pkcs11"\nmodule = "{library()}"\ntoken = "{token.label}"\n'
         f'pin_file = "{token.pin_file}"\n'
     )
-
-
-@pytest.fixture
-def prepared(tmp_path: Path, hub: Hub) -> Iterator[BrokerProcess]:
-    made = BrokerProcess.prepare(tmp_path, hub)
-    try:
-        yield made
-    finally:
-        made.kill()
 
 
 @pytest.fixture

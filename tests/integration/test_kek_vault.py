@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -32,15 +32,6 @@ def kek_toml(vault: Vault, more: str, key: str) -> str:
     return (
         f'[kek]\nprovider = "vault"\naddress = "{vault.address}"\nkey = "{key}"\nca = "{vault.ca}"\n{more}\n'
     )
-
-
-@pytest.fixture
-def prepared(tmp_path: Path, hub: Hub) -> Iterator[BrokerProcess]:
-    made = BrokerProcess.prepare(tmp_path, hub)
-    try:
-        yield made
-    finally:
-        made.kill()
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.stack import REPOSITORY, Session, Stack, free_port
+from support.programs import free_port
+from support.stack import REPOSITORY, Session, Stack
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -11,7 +11,6 @@ an archive that is here already.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import html.parser
 import json
@@ -22,14 +21,14 @@ import signal
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
 import httpx
+
+from support.programs import alone, output
 
 VERSION = "26.7.3"
 SHA256 = "77657f30b7e90d70f727712ce1c967f430fd6a5e9f458d32d8c6df0635345f47"
@@ -64,7 +63,7 @@ _START = (
 
 def why_not() -> str:
     """Say why there can be no Keycloak here; empty if there can."""
-    java = _output("java", "-version")
+    java = output("java", "-version")
     found = re.search(r'version "(\d+)', java)
     if found is None or int(found[1]) < OLDEST_JAVA:
         return f"Keycloak needs Java {OLDEST_JAVA} or newer"
@@ -221,7 +220,7 @@ def query_of(url: str) -> dict[str, str]:
 def prepare() -> Path:
     """Return the folder with Keycloak and its database; make it if it is not there."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    with _alone():
+    with alone(FOLDER):
         prepared = _prepared()
         if prepared.exists():
             return prepared
@@ -244,13 +243,6 @@ def prepare() -> Path:
 def _prepared() -> Path:
     key = json.dumps([VERSION, SHA256, _ENVIRONMENT, _START, _realm()], sort_keys=True)
     return FOLDER / f"ready-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    with (FOLDER / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _archive_at_hand() -> Path | None:
@@ -339,14 +331,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _output(*words: str) -> str:
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
-    except OSError:
-        return ""
-    return done.stdout + done.stderr
 
 
 # --- the realm

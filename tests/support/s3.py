@@ -11,7 +11,6 @@ Needs Go 1.25 or newer; `SEALROOM_VERSITYGW` names a program that is here alread
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import http.client
 import os
 import re
@@ -31,6 +30,8 @@ from typing import Any, Self
 import pytest
 from sealroom.datasets import s3_source
 from sealroom.datasets.s3_source import S3Options
+
+from support.programs import alone, free_port, has_go
 
 VERSION = "v1.8.0"
 MODULE = f"github.com/versity/versitygw/cmd/versitygw@{VERSION}"
@@ -58,13 +59,12 @@ def program() -> Path:
     built = PLACE / f"versitygw-{VERSION}"
     if built.is_file():
         return built
-    found = re.search(r"go(\d+)\.(\d+)", _output("go", "version"))
-    if found is None or (int(found[1]), int(found[2])) < OLDEST_GO:
+    if not has_go(OLDEST_GO):
         raise UnavailableError(
             f"versitygw is built with Go {OLDEST_GO[0]}.{OLDEST_GO[1]} or newer, which is not here"
         )
     PLACE.mkdir(parents=True, exist_ok=True)
-    with _alone():
+    with alone(PLACE):
         if not built.is_file():
             _build(built)
         return built
@@ -130,7 +130,7 @@ class S3Server:
 
     def start(self) -> None:
         """Start it and wait until it listens."""
-        self.port = self.port or _free_port()
+        self.port = self.port or free_port()
         log = self.folder / "versitygw.log"
         env = {"PATH": os.environ.get("PATH", ""), "ROOT_ACCESS_KEY": self.access_key}
         env["ROOT_SECRET_KEY"] = self.secret_key
@@ -345,28 +345,6 @@ def s3(s3_server: S3Server) -> Iterator[S3Server]:
     s3_source.configure(s3_server.options())
     yield s3_server
     s3_source.configure(before)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    with (PLACE / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _output(*words: str) -> str:
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
-    except OSError:
-        return ""
-    return done.stdout
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ Needs Go 1.24 or newer; `SEALROOM_VAULT` names a program that is here already.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import ipaddress
 import os
@@ -36,6 +34,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+
+from support.programs import alone, has_go
 
 SOURCES = Path(__file__).resolve().parent / "vault_server"
 PLACE = Path(__file__).resolve().parents[2] / ".tools" / "vault"
@@ -61,8 +61,7 @@ def why_not() -> str:
     """Say why there can be no Vault here; empty if there can."""
     if os.environ.get("SEALROOM_VAULT") or _built().is_file():
         return ""
-    found = re.search(r"go(\d+)\.(\d+)", _output("go", "version"))
-    if found is None or (int(found[1]), int(found[2])) < OLDEST_GO:
+    if not has_go(OLDEST_GO):
         return f"Vault is built with Go {OLDEST_GO[0]}.{OLDEST_GO[1]} or newer, which is not here"
     return ""
 
@@ -85,7 +84,7 @@ def program() -> Path:
     if named:
         return Path(named)
     PLACE.mkdir(parents=True, exist_ok=True)
-    with _alone():
+    with alone(PLACE):
         built = _built()
         if not built.is_file():
             # What is needed, and nothing else that its modules name.
@@ -309,21 +308,6 @@ def _built() -> Path:
         key.update(path.name.encode() + b"\0" + path.read_bytes())
     key.update(_STRICTER.encode())
     return PLACE / f"vault-{key.hexdigest()[:16]}"
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    with (PLACE / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _output(*words: str) -> str:
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
-    except OSError:
-        return ""
-    return done.stdout
 
 
 if __name__ == "__main__":

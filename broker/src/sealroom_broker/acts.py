@@ -96,13 +96,22 @@ def give_grant(broker: Broker, spec: GrantSpec, actor: Actor, now: datetime) -> 
     """
     actor.check("write", spec.dataset)
     with broker.store.write() as session:
-        grant = add_grant(session, spec, broker.config.mode, now, broker.issuers)
-        session.flush()
-        detail = changes.in_words(grant)
-        broker.record.append(
-            owner_entry("grant", actor.name, now, dataset=grant.dataset, grant=grant, detail=detail)
-        )
-        return grant
+        return grant_within(broker, session, spec, actor, now)
+
+
+def grant_within(broker: Broker, session: Session, spec: GrantSpec, actor: Actor, now: datetime) -> Grant:
+    """Give a grant within a transaction; whether the actor may is checked already.
+
+    Raises:
+        Problem: It does not fit (400), there is no such dataset (404), or its project is halted (409).
+    """
+    grant = add_grant(session, spec, broker.config.mode, now, broker.issuers)
+    session.flush()
+    detail = changes.in_words(grant)
+    broker.record.append(
+        owner_entry("grant", actor.name, now, dataset=grant.dataset, grant=grant, detail=detail)
+    )
+    return grant
 
 
 def change_grant(broker: Broker, grant_id: str, change: GrantChange, actor: Actor, now: datetime) -> Grant:

@@ -32,7 +32,7 @@ from sealroom_broker.places import take_place
 from sealroom_broker.problem import Problem, bad_request
 from sealroom_broker.registry import key_context, parse_manifest
 from sealroom_broker.sessions import AttestedSession, Sessions
-from sealroom_broker.store import DatasetRow, ReleaseRow, Store
+from sealroom_broker.store import DatasetRow, ReleaseRow, Store, holder_key
 from sealroom_broker.wrap import KeyWrap
 
 
@@ -112,7 +112,8 @@ class Releaser:
             # (4) The release; committed at the end of this block.
             if isinstance(verdict, Allowed):
                 take_place(session, attested, verdict.grant, now)
-                session.add(_release_row(attested, order, entry.manifest_sha256, verdict.grant, receipt, now))
+                manifest = entry.manifest_sha256
+                session.add(release_row(attested, verdict.grant, order.purpose, manifest, receipt, now))
         if isinstance(verdict, Refused) or row is None:
             raise _refusal(verdict)
         return _Recorded(attested, row, verdict.grant, receipt)
@@ -186,23 +187,26 @@ def _reencrypted(header: bytes, secret: SecretKey, reader: PublicKey, manifest: 
     return _b64(fresh.to_bytes())
 
 
-def _release_row(
+def release_row(
     attested: AttestedSession,
-    order: _Order,
-    manifest_sha256: str,
     grant: Grant,
+    purpose: str,
+    manifest_sha256: str,
     receipt: Receipt,
     now: datetime,
 ) -> ReleaseRow:
+    """Return what the store keeps of a release, of headers or of a dataset's own key."""
+    person = attested.person
     return ReleaseRow(
         session=attested.id,
-        dataset=order.dataset,
+        dataset=grant.dataset,
         grant=grant.id,
-        purpose=order.purpose,
+        purpose=purpose,
         manifest_sha256=manifest_sha256,
         released=now,
         audit_index=receipt.index,
         audit_leaf=receipt.leaf,
+        holder=holder_key(person.issuer, person.subject) if person is not None else "",
     )
 
 

@@ -34,14 +34,12 @@ from sealroom.kbs.calls import (
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
+from sealroom_broker.acts import grant_within
 from sealroom_broker.broker import Broker
-from sealroom_broker.changes import in_words
 from sealroom_broker.decide import RULES, Facts, Refused, decide
-from sealroom_broker.entries import answer_entry, owner_entry, request_entry
+from sealroom_broker.entries import answer_entry, request_entry
 from sealroom_broker.owners import Actor
 from sealroom_broker.problem import Problem, bad_request, not_found, refused
-from sealroom_broker.projects import check_running
-from sealroom_broker.registry import add_grant
 from sealroom_broker.sessions import AttestedSession
 from sealroom_broker.store import AccessRequestRow, holder_key
 
@@ -226,7 +224,7 @@ def grant_request(
         row = _visible(session, request_id, actor)
         actor.check("write", row.dataset)
         _check_open(row)
-        grant = _give(broker, session, _grant_spec(row, terms), actor, now)
+        grant = grant_within(broker, session, _grant_spec(row, terms), actor, now)
         _answered(broker, row, "granted", terms.answer, actor, now, grant)
         return as_request(row)
 
@@ -309,18 +307,6 @@ def _grant_spec(row: AccessRequestRow, terms: RequestGrant) -> GrantSpec:
         purposes=(row.purpose,) if terms.purposes is None else terms.purposes,
         **given,
     )
-
-
-def _give(broker: Broker, session: Session, spec: GrantSpec, actor: Actor, now: datetime) -> Grant:
-    """Give a grant as `acts.give_grant` does, within the transaction of the answer."""
-    check_running(session, spec.project)
-    grant = add_grant(session, spec, broker.config.mode, now, broker.issuers)
-    session.flush()
-    detail = in_words(grant)
-    broker.record.append(
-        owner_entry("grant", actor.name, now, dataset=grant.dataset, grant=grant, detail=detail)
-    )
-    return grant
 
 
 def _answered(

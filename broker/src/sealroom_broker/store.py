@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,9 +36,7 @@ from sqlalchemy import (
     LargeBinary,
     String,
     false,
-    select,
 )
-from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.exc import DataError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -184,15 +182,6 @@ def holder_key(issuer: str, subject: str) -> str:
     return hashlib.sha256(json.dumps([issuer, subject]).encode()).hexdigest()
 
 
-def _holder_of_session(context: DefaultExecutionContext) -> str:
-    """Return the person of a release's session, as it is in the release's own transaction."""
-    values: Mapping[str, Any] = context.get_current_parameters()  # type: ignore[no-untyped-call]
-    session_id = values["session"]
-    query = select(SessionRow.issuer, SessionRow.subject).where(SessionRow.id == session_id)
-    row = context.connection.execute(query).first()
-    return holder_key(row.issuer, row.subject) if row and row.issuer and row.subject else ""
-
-
 class ReleaseRow(Base):
     """Headers that were released to a session."""
 
@@ -208,7 +197,7 @@ class ReleaseRow(Base):
     audit_leaf: Mapped[str] = mapped_column(String(64))
     ended: Mapped[datetime | None] = mapped_column(UtcDateTime)
     """When the session went to another attested key, or lost its place to another server of the person."""
-    holder: Mapped[str] = mapped_column(String(64), default=_holder_of_session, server_default="")
+    holder: Mapped[str] = mapped_column(String(64), server_default="")
     """Who it is of, see `holder_key`: a session is forgotten some day, and its releases are not."""
 
     __table_args__ = (

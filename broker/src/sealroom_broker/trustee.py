@@ -39,9 +39,10 @@ from sealroom_broker.entries import release_entry
 from sealroom_broker.places import take_place
 from sealroom_broker.problem import Problem
 from sealroom_broker.registry import key_context
+from sealroom_broker.release import release_row
 from sealroom_broker.resources import check_path, session_of
 from sealroom_broker.sessions import AttestedSession
-from sealroom_broker.store import DatasetRow, ReleaseRow
+from sealroom_broker.store import DatasetRow
 
 RULE = Rule(
     "grant.dataset_key",
@@ -117,18 +118,8 @@ def release_key(
         # (3) The release; committed at the end of this block.
         if isinstance(verdict, Allowed):
             take_place(session, attested, verdict.grant, now)
-            session.add(
-                ReleaseRow(
-                    session=attested.id,
-                    dataset=dataset,
-                    grant=verdict.grant.id,
-                    purpose=facts.purpose or "",
-                    manifest_sha256=entry.manifest_sha256,
-                    released=now,
-                    audit_index=receipt.index,
-                    audit_leaf=receipt.leaf,
-                )
-            )
+            purpose, manifest = facts.purpose or "", entry.manifest_sha256
+            session.add(release_row(attested, verdict.grant, purpose, manifest, receipt, now))
     if isinstance(verdict, Refused) or row is None:
         raise _refusal(verdict)
     return _answer(broker, row, attested)

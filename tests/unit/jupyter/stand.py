@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,17 +28,12 @@ from sealroom.crypt4gh import SecretKey
 from sealroom.datasets.seal import seal_directory
 from sealroom.kbs.admin import OwnerClient
 from sealroom.kbs.calls import DatasetRegistration, GrantSpec
+from support.programs import free_port
 from support.sealed import CREATED, DESCRIPTION, PLAIN, write_tree
 
 SERVER_TOKEN = "5e4e7a1b0c9d8f7e6a5b4c3d2e1f0a9b"
 BROWSER_TOKEN = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
 USER = "rosalind"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def eventually(check: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
