@@ -169,7 +169,7 @@ class FaultyProxy:
     def __init__(self, server: S3Server) -> None:
         self.faults: list[Fault] = []
         self.asked: list[tuple[str, str]] = []
-        """Method and range of every request."""
+        """Range and condition (`If-Match`) of every request."""
         proxy = self
 
         class Handler(_Handler):
@@ -291,7 +291,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def _pass_on(self) -> None:
-        self.owner.asked.append((self.command, self.headers.get("Range", "")))
+        self.owner.asked.append((self.headers.get("Range", ""), self.headers.get("If-Match", "")))
         connection = http.client.HTTPConnection(*self.upstream, timeout=PATIENCE)
         # The signature covers Host: it must arrive as it was sent.
         connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)

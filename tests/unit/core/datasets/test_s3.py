@@ -173,6 +173,19 @@ def test_object_without_a_tag_is_pinned_by_its_time(s3: S3Server) -> None:
         pread(source, 0, 5)
 
 
+def test_every_range_is_asked_for_on_condition_that_the_object_is_the_same(
+    s3: S3Server, proxy: FaultyProxy
+) -> None:
+    put("conditional.bin", b"one" * 1000)
+    source = through(proxy, s3, "conditional.bin")
+    begun = len(proxy.asked)
+    assert pread(source, 0, 3) + pread(source, 2997, 3) == b"oneone"
+    ranges, tags = zip(*proxy.asked[begun:], strict=True)
+    assert ranges == ("bytes=0-2", "bytes=2997-2999")
+    assert len(set(tags)) == 1
+    assert tags[0].strip('"')
+
+
 def test_server_that_ignores_the_condition_is_noticed(s3: S3Server, proxy: FaultyProxy) -> None:
     put("ignored.bin", b"one" * 1000)
     source = through(proxy, s3, "ignored.bin")
