@@ -189,16 +189,19 @@ def _softhsm(paths: Paths) -> None:
 def _vault(paths: Paths) -> None:
     """Build a Vault for the tests, as far as this machine has Go; without it those tests skip and say why."""
     say("Building Vault for the tests; the first time takes a few minutes")
-    # -P: a module beside the script has the name of one of Python's own.
-    script = paths.clone / "tests" / "support" / "vault.py"
-    run([paths.python, "-P", script], log=paths.logs / "vault.log", what="build Vault")
+    _build(paths, "support.vault", log="vault.log", what="build Vault")
 
 
 def _s3_server(paths: Paths) -> None:
     """Build an S3 server for the tests, if this machine has Go; without it those tests skip and say why."""
     say("Building versitygw for the tests; the first time takes some minutes")
-    script = paths.clone / "tests" / "support" / "s3.py"
-    run([paths.python, "-P", script], log=paths.logs / "s3.log", what="build versitygw")
+    _build(paths, "support.s3", log="s3.log", what="build versitygw")
+
+
+def _build(paths: Paths, module: str, *, log: str, what: str) -> None:
+    # As a module, so that it finds what it imports of the others.
+    command: list[str | Path] = [paths.python, "-m", module]
+    run(command, cwd=paths.clone / "tests", log=paths.logs / log, what=what)
 
 
 def _install(paths: Paths, what: str, *packages: str, **more: str) -> None:

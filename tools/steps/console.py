@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -35,6 +36,8 @@ _NO_NETWORK = (
     # What npm says when all it tried came to nothing.
     "network connectivity",
 )
+# As words: "ModuleNotFoundError" holds "enotfound", and no missing network.
+_OFFLINE = re.compile("|".join(rf"(?<!\w){re.escape(sign)}(?!\w)" for sign in _NO_NETWORK))
 _NO_SPACE = ("no space left on device", "enospc", "disk quota exceeded")
 
 
@@ -124,7 +127,7 @@ def _sentence(what: str, log: Path | None, status: int) -> str:
     text = "" if log is None else tail(log, 400).lower()
     if any(sign in text for sign in _NO_SPACE):
         return f"Could not {what}: the disk is full; make room and run the same command again."
-    if any(sign in text for sign in _NO_NETWORK):
+    if _OFFLINE.search(text):
         return (
             f"Could not {what}: the package registry cannot be reached; connect to the internet "
             "(or set your proxy) and run the same command again, what is already there is kept."
