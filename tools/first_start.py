@@ -28,7 +28,7 @@ from sealroom_spawner.files import read_json, write_atomic, write_json
 from sealroom_spawner.settings import Settings
 
 TOOLS = Path(__file__).resolve().parent
-ACCOUNTS = {"researcher": False, "visitor": False, "operator": True}
+ACCOUNTS = {"researcher": False, "visitor": False, "owner": False, "operator": True}
 """Who gets an account, and whether they administer the hub."""
 DIRECTORIES = (
     "hub",
@@ -126,10 +126,13 @@ def register(home: Path) -> None:
 def accounts(home: Path) -> None:
     """Make the accounts: the file for people first, from which the other is made."""
     login, hashes = home / "login.txt", home / "accounts.json"
-    if not login.exists():
-        lines = "".join(f"{name} {new_password()}\n" for name in ACCOUNTS)
-        write_atomic(login, lines.encode())
+    text = login.read_text() if login.exists() else ""
+    known = {line.split()[0] for line in text.splitlines() if line.strip()}
+    missing = [name for name in ACCOUNTS if name not in known]
+    if missing:
         hashes.unlink(missing_ok=True)
+        lines = text.splitlines() + [f"{name} {new_password()}" for name in missing]
+        write_atomic(login, "".join(f"{line}\n" for line in lines).encode())
     if hashes.exists():
         return
     say("Making accounts with random passwords")
@@ -168,6 +171,8 @@ def broker(settings: Settings) -> None:
         "--environments", home / "environments",
         "--publisher", home / "environments" / "publisher.pub.pem",
         "--hub-api-url", settings.hub_api_url,
+        "--hub-url", settings.hub_url,
+        "--public-url", settings.broker_public_url,
     )  # fmt: skip
 
 

@@ -19,6 +19,8 @@ c.Spawner.default_url = "/lab/tree/welcome.ipynb"
 
 c.JupyterHub.custom_scopes = {
     "custom:sealroom:board": {"description": "See what every notebook server has proven"},
+    "custom:sealroom:owner": {"description": "Decide about datasets on the key broker's pages"},
+    "custom:sealroom:auditor": {"description": "Read the key broker's pages and its audit log"},
 }
 c.JupyterHub.load_roles.extend(
     [

@@ -34,13 +34,21 @@ if os.environ.get("SEALROOM_HOME"):
     c.SealedLocalSpawner.status_url = settings.status_url
     c.SealedLocalSpawner.status_token = status_token
 
-    c.JupyterHub.load_roles.append(
-        {
-            "name": "sealroom-board",
-            "description": "Sees what every notebook server has proven",
-            "scopes": ["custom:sealroom:board"],
-            "users": ["operator"],
-        }
+    c.JupyterHub.load_roles.extend(
+        [
+            {
+                "name": "sealroom-board",
+                "description": "Sees what every notebook server has proven",
+                "scopes": ["custom:sealroom:board"],
+                "users": ["operator"],
+            },
+            {
+                "name": "sealroom-owner",
+                "description": "Decides about datasets on the key broker's pages",
+                "scopes": ["custom:sealroom:owner"],
+                "users": ["owner"],
+            },
+        ]
     )
     c.JupyterHub.services.extend(
         [
@@ -52,7 +60,16 @@ if os.environ.get("SEALROOM_HOME"):
                     *("--config", str(broker / "broker.toml"), "--listen", settings.broker_listen),
                 ],
                 "cwd": str(broker),
-                "environment": {"SEALROOM_HOME": str(settings.home)},
+                "environment": {
+                    "SEALROOM_HOME": str(settings.home),
+                    "SEALROOM_HUB_URL": settings.hub_url,
+                    "SEALROOM_BROKER_PUBLIC_URL": settings.broker_public_url,
+                },
+                # The owner's pages: the broker is a client of the hub's OAuth provider.
+                "api_token": (broker / "hub.secret").read_text().strip(),
+                "oauth_redirect_uri": f"{settings.broker_public_url}/callback",
+                "oauth_client_allowed_scopes": ["custom:sealroom:owner", "custom:sealroom:auditor"],
+                "oauth_no_confirm": True,
             },
             {
                 "name": "sealroom",

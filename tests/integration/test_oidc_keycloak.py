@@ -24,7 +24,8 @@ from sealroom.kbs.nonce import session_nonce
 from sealroom.kbs.oidc import OidcClient, Tokens
 from sealroom_broker import login as login_routes
 from sealroom_broker.app import create_app
-from sealroom_broker.config import Login
+from sealroom_broker.config import OidcLogin
+from sealroom_broker.login_providers import OidcProvider
 from sealroom_broker.logins import Logins
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -323,7 +324,7 @@ class Pages:
         secret = stand.folder / "client-secret"
         secret.write_text(keycloak.PAGES_SECRET)
         secret.chmod(0o600)
-        settings = Login(
+        settings = OidcLogin(
             issuer=provider.issuer,
             client_id=keycloak.PAGES,
             client_secret=secret,
@@ -393,8 +394,10 @@ def test_login_of_the_notebook_is_none_of_the_pages(provider: Keycloak, pages: P
     tokens = log_in(provider, "olivia", nonce)
     claims = json.loads(_payload(tokens.id_token))
     assert (claims["aud"], claims["roles"]) == (CLIENT, [keycloak.OWNERS])
+    at_the_pages = pages.logins._provider
+    assert isinstance(at_the_pages, OidcProvider)
     with pytest.raises(Exception, match="another client"):
-        pages.logins._verified(tokens.id_token, pages.stand.clock())
+        at_the_pages.verified(tokens.id_token, pages.stand.clock())
 
 
 def _payload(token: str) -> bytes:

@@ -78,7 +78,7 @@ def test_a_second_up_says_that_it_runs_and_where(stack: Stack) -> None:
 
 def test_up_prints_no_password(stack: Stack) -> None:
     said = stack.bootstrap("up")
-    for user in ("researcher", "visitor", "operator"):
+    for user in ("researcher", "visitor", "owner", "operator"):
         assert stack.password(user) not in said
 
 
@@ -115,7 +115,7 @@ def test_the_state_is_private(stack: Stack) -> None:
 
 def test_accounts_hold_no_password(stack: Stack) -> None:
     accounts = (stack.home / "accounts.json").read_text()
-    assert not [user for user in ("researcher", "visitor", "operator") if stack.password(user) in accounts]
+    assert not [user for user in ("researcher", "visitor", "owner", "operator") if stack.password(user) in accounts]
 
 
 def test_no_clear_data_is_left(stack: Stack) -> None:

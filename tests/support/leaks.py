@@ -15,7 +15,7 @@ def secrets_of(stack: Stack) -> list[bytes]:
     found: list[bytes] = []
     for line in (stack.home / "login.txt").read_text().splitlines():
         words = line.split()
-        if len(words) == 2 and words[0] in ("researcher", "visitor", "operator"):
+        if len(words) == 2 and words[0] in ("researcher", "visitor", "owner", "operator"):
             found.append(words[1].encode())
     found.append((stack.home / "owner" / "token").read_text().strip().encode())
     for path in (stack.home / "broker" / "kek.key", *(stack.home / "owner" / "keys").glob("*")):

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 from sealroom_broker.app import create_app
-from sealroom_broker.config import Login
+from sealroom_broker.config import OidcLogin
 from sealroom_broker.logins import Logins
 
 from support.brokers import World
@@ -112,7 +112,7 @@ class Pages:
         self.provider.answers["/realms/lab/token"] = self._token
         self.claims: dict[str, Any] = {}
         self._nonce = ""
-        settings = Login.model_validate(SETTINGS | changes)
+        settings = OidcLogin.model_validate(SETTINGS | changes)
         logins = Logins(settings, world.broker.store, transport=self.provider.transport)
         self.broker = dataclasses.replace(world.broker, logins=logins)
         world.app = create_app(self.broker)

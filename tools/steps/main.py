@@ -82,6 +82,7 @@ def _welcome(paths: Paths, addresses: settings.Addresses) -> None:
   Open      {addresses.url}
   Log in    as `researcher`; the password is in {paths.home / "login.txt"}
             (`visitor` has no grants and sees refusals, `operator` sees every server's state)
+  Decide    about the data as `owner`, at {addresses.owner_pages}
   End       make down
 """)
     if addresses.bind != settings.LOOPBACK:

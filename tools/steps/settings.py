@@ -43,6 +43,12 @@ class Addresses:
         return f"http://{LOOPBACK}:{self.broker}/kbs/v0/sealroom/jwks"
 
     @property
+    def owner_pages(self) -> str:
+        """Where the data owner finds the broker's pages: another host than the hub's, for its cookies."""
+        host = LOOPBACK if self.bind == "localhost" else "localhost"
+        return f"http://{host}:{self.broker}/owner/"
+
+    @property
     def login_page(self) -> str:
         """The page that answers when the hub is ready."""
         return f"{self.url}hub/login"

@@ -72,6 +72,13 @@ def _init_parser(parser: argparse.ArgumentParser) -> None:
         "--hub-service", default="sealroom-broker", metavar="NAME", help="the broker's name at the hub"
     )
     parser.add_argument(
+        "--hub-url",
+        default="",
+        metavar="URL",
+        help="owners and auditors log in to the pages at this hub (development only)",
+    )
+    parser.add_argument("--public-url", default="", metavar="URL", help="where people find the pages")
+    parser.add_argument(
         "--postgresql", default="", metavar="URL", help="a database that several processes share, not a file"
     )
     add_kek_options(parser)
@@ -129,6 +136,8 @@ def _init(options: argparse.Namespace) -> int:
         publishers=options.publisher,
         hub_api_url=options.hub_api_url,
         hub_service=options.hub_service,
+        hub_url=options.hub_url,
+        public_url=options.public_url,
         postgresql=options.postgresql,
         kek=kek_of(options),
         vault_token=options.vault_admin_token_file,

@@ -11,12 +11,10 @@ import tomllib
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     PrivateAttr,
     ValidationError,
@@ -25,28 +23,50 @@ from pydantic import (
 )
 from sealroom.errors import ConfigurationError
 
+from sealroom_broker.config_base import (
+    SIGNATURE_ALGORITHMS,
+    Claim,
+    Section,
+    SignatureAlgorithm,
+    check_url,
+    is_loopback,
+    split_address,
+)
+from sealroom_broker.config_login import HubLogin, Login, OidcLogin
 from sealroom_broker.wrap.settings import Kek
+
+__all__ = [
+    "SIGNATURE_ALGORITHMS",
+    "Claim",
+    "Config",
+    "HubLogin",
+    "Identity",
+    "Issuer",
+    "Login",
+    "Mode",
+    "OidcLogin",
+    "SignatureAlgorithm",
+    "VisaIssuer",
+    "is_loopback",
+    "load_config",
+    "split_address",
+]
 
 Mode = Literal["production", "development"]
 
-Claim = str | tuple[str, ...]
-"""A claim's name, or the names on the way to a nested one: `["realm_access", "roles"]`."""
+_LOGIN_VARIABLES = (
+    ("api_url", "JUPYTERHUB_API_URL"),
+    ("client_id", "JUPYTERHUB_CLIENT_ID"),
+    ("hub_url", "SEALROOM_HUB_URL"),
+    ("public_url", "SEALROOM_BROKER_PUBLIC_URL"),
+)
+"""What the hub's configuration says of the login in the broker's environment: its ports may change."""
 
-SignatureAlgorithm = Literal["RS256", "PS256", "ES256", "ES384", "EdDSA"]
-"""How tokens may be signed. `none` and the algorithms with shared keys are not among them."""
-
-SIGNATURE_ALGORITHMS: tuple[SignatureAlgorithm, ...] = get_args(SignatureAlgorithm)
-
-
-S = TypeVar("S", bound="_Section")
-Opt = TypeVar("Opt", bound="_Section | None")
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+S = TypeVar("S", bound="Section")
+Opt = TypeVar("Opt", bound="Section | None")
 
 
-class Environments(_Section):
+class Environments(Section):
     """Which environment manifests the broker approves."""
 
     directories: tuple[Path, ...] = ()
@@ -55,7 +75,7 @@ class Environments(_Section):
     """Ed25519 public keys (PEM). A manifest that none of them signed is not approved."""
 
 
-class Issuer(_Section):
+class Issuer(Section):
     """An OpenID Connect provider whose people may use datasets."""
 
     issuer: str
@@ -89,7 +109,7 @@ class Issuer(_Section):
         return check_url(value)
 
 
-class VisaIssuer(_Section):
+class VisaIssuer(Section):
     """Who may sign visas of a GA4GH passport."""
 
     issuer: str
@@ -107,7 +127,7 @@ class VisaIssuer(_Section):
         return check_url(value)
 
 
-class Identity(_Section):
+class Identity(Section):
     """Where people's tokens are checked: with a hub, with OpenID Connect providers, or with both."""
 
     provider: Literal["jupyterhub", "oidc"] = "jupyterhub"
@@ -150,51 +170,7 @@ class Identity(_Section):
         return (*hub, *(one.issuer for one in self.issuers))
 
 
-class Login(_Section):
-    """How owners and auditors log in to the broker's pages."""
-
-    issuer: str
-    """The OpenID Connect provider's issuer identifier."""
-    client_id: str = Field(min_length=1)
-    """The pages as the provider knows them."""
-    client_secret: Path | None = None
-    """File (0600) with the client's secret; without it the client is a public one."""
-    public_url: str
-    """Where people reach this broker, with the path under which a proxy hands it on. The provider knows
-    `<public_url>/callback` as the redirect."""
-    scope: str = "openid profile"
-    username: Claim = "preferred_username"
-    roles: Claim = "groups"
-    """Claim with what `owners` and `auditors` name."""
-    owners: tuple[str, ...] = ()
-    """Values that make somebody an owner: may register, grant and withdraw."""
-    auditors: tuple[str, ...] = ()
-    """Values that make somebody an auditor: may read everything and change nothing."""
-    algorithms: tuple[SignatureAlgorithm, ...] = Field(default=SIGNATURE_ALGORITHMS, min_length=1)
-    leeway: int = Field(default=30, ge=0, le=300)
-    """Seconds that the provider's clock may differ from the broker's."""
-    hours: float = Field(default=8.0, gt=0, le=72)
-    """From a login to its end."""
-    ca: Path | None = None
-    """Certificate authorities (PEM) of the provider, in place of the system's."""
-    timeout: float = Field(default=10.0, gt=0, le=60)
-    """Seconds to wait for the provider."""
-
-    @field_validator("issuer", "public_url")
-    @classmethod
-    def _http(cls, value: str) -> str:
-        return check_url(value)
-
-    @model_validator(mode="after")
-    def _somebody_gets_in(self) -> Login:
-        if not self.owners and not self.auditors:
-            raise ValueError("name at least one of owners and auditors")
-        if "openid" not in self.scope.split():
-            raise ValueError("the scope must have openid in it")
-        return self
-
-
-class Collateral(_Section):
+class Collateral(Section):
     """Where certificates, revocation lists and reference values are that do not come with evidence."""
 
     store: Path | None = None
@@ -225,7 +201,7 @@ class Collateral(_Section):
         return self
 
 
-class Limits(_Section):
+class Limits(Section):
     """Bounds on what a client may send."""
 
     body: int = Field(default=1 << 20, ge=1 << 10, le=64 << 20)
@@ -256,7 +232,7 @@ class Limits(_Section):
     """Open requests for access of one person."""
 
 
-class Periods(_Section):
+class Periods(Section):
     """How long things hold, in seconds."""
 
     nonce: int = Field(default=300, ge=5, le=3600)
@@ -289,7 +265,7 @@ class Periods(_Section):
         return timedelta(seconds=self.signing_key)
 
 
-class Tls(_Section):
+class Tls(Section):
     """The broker's own certificate. Both files are read again on SIGHUP."""
 
     certificate: Path
@@ -298,7 +274,7 @@ class Tls(_Section):
     """Its private key (PEM, 0600)."""
 
 
-class Metrics(_Section):
+class Metrics(Section):
     """Where Prometheus finds `/metrics`; without either setting it is nowhere."""
 
     listen: str = ""
@@ -314,7 +290,7 @@ class Metrics(_Section):
         return value
 
 
-class Postgresql(_Section):
+class Postgresql(Section):
     """The database of a broker that runs as several processes, in place of the SQLite file."""
 
     url: str
@@ -337,7 +313,7 @@ class Postgresql(_Section):
         return value
 
 
-class Config(_Section):
+class Config(Section):
     """Everything that `broker.toml` says."""
 
     mode: Mode
@@ -397,6 +373,11 @@ class Config(_Section):
             )
         if self.mode == "production" and self.development_gpu_root is not None:
             raise ValueError("a production broker must not have a development_gpu_root: remove it")
+        if self.mode == "production" and isinstance(self.login, HubLogin):
+            raise ValueError(
+                "login: at a production broker owners log in at an OpenID Connect provider: whoever "
+                "administers the hub could make themselves an owner"
+            )
         for proxy in self.trusted_proxies:
             ipaddress.ip_network(proxy)
         for url in self._provider_urls() if self.mode == "production" else ():
@@ -405,7 +386,7 @@ class Config(_Section):
         return self
 
     def _provider_urls(self) -> list[str]:
-        urls = [self.login.issuer, self.login.public_url] if self.login else []
+        urls = [self.login.issuer, self.login.public_url] if isinstance(self.login, OidcLogin) else []
         if self.identity:
             urls += [one.issuer for one in self.identity.issuers]
             urls += [one.jwks for one in self.identity.visa_issuers]
@@ -418,7 +399,8 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
     Args:
         path: The file.
         environ: Environment variables; JupyterHub's `JUPYTERHUB_SERVICE_*` and `JUPYTERHUB_API_URL` win over
-            the file.
+            the file, for a login at the hub also `JUPYTERHUB_CLIENT_ID`, `SEALROOM_HUB_URL` and
+            `SEALROOM_BROKER_PUBLIC_URL`.
 
     Raises:
         ConfigurationError: The file is not there, is not TOML, or says something impossible.
@@ -439,53 +421,28 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
     return _resolved(config, path.resolve().parent)
 
 
-def check_url(value: str) -> str:
-    """Return an http or https URL as it is.
-
-    Raises:
-        ValueError: It is something else, or has a user, a query or a fragment.
-    """
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("must be an http or https URL")
-    if parts.username is not None or parts.query or parts.fragment:
-        raise ValueError("must be a URL without a user, a query and a fragment")
-    return value
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host's name is this machine's own."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Split `host:port` (IPv6 in brackets).
-
-    Raises:
-        ValueError: It is not an address with a port.
-    """
-    parts = urlsplit(f"//{address}")
-    if parts.hostname is None or parts.port is None or parts.path or parts.query:
-        raise ValueError("must be an address and a port, for example 127.0.0.1:8200")
-    return parts.hostname, parts.port
-
-
 def _with_hub(data: dict[str, object], environ: Mapping[str, str]) -> dict[str, object]:
     """Put what the hub says in place of what the file says."""
     service_url = environ.get("JUPYTERHUB_SERVICE_URL", "")
     if service_url:
         data = {**data, "listen": urlsplit(service_url).netloc}
-    identity = dict(section) if isinstance(section := data.get("identity"), dict) else {}
+    identity = _table(data, "identity")
     for key, variable in (("api_url", "JUPYTERHUB_API_URL"), ("service", "JUPYTERHUB_SERVICE_NAME")):
         if environ.get(variable):
             # Where the hub is may change with each start of it; who it is does not.
             if key == "api_url" and not identity.get("issuer") and identity.get("provider") != "oidc":
                 identity["issuer"] = identity.get("api_url") or environ[variable]
             identity[key] = environ[variable]
+    login = _table(data, "login")
+    if login.get("provider") == "jupyterhub":
+        login["issuer"] = login.get("issuer") or login.get("api_url") or ""
+        login |= {key: environ[variable] for key, variable in _LOGIN_VARIABLES if environ.get(variable)}
+        data = {**data, "login": login}
     return {**data, "identity": identity} if identity else data
+
+
+def _table(data: Mapping[str, object], name: str) -> dict[str, object]:
+    return dict(section) if isinstance(section := data.get(name), dict) else {}
 
 
 def _resolved(config: Config, base: Path) -> Config:
@@ -509,7 +466,7 @@ def _resolved(config: Config, base: Path) -> Config:
     gpu_root = config.development_gpu_root
     root, login, identity = config.development_root, config.login, config.identity
     if login is not None:
-        paths = {"client_secret": login.client_secret, "ca": login.ca}
+        paths = {"client_secret": login.client_secret, "ca": getattr(login, "ca", None)}
         login = login.model_copy(update={name: at(path) for name, path in paths.items() if path is not None})
     if identity is not None:
         identity = identity.model_copy(

@@ -19,7 +19,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from sealroom_broker.kbs_routes import body_of, broker_of
-from sealroom_broker.logins import BEGUN, Logins, Role, Visitor, safe_target
+from sealroom_broker.login_providers import Role
+from sealroom_broker.logins import BEGUN, Logins, Visitor, safe_target
 from sealroom_broker.problem import Problem, bad_request, not_found, refused, unavailable
 from sealroom_broker.web import in_thread
 

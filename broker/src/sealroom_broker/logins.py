@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Logins of owners and auditors to the pages: OpenID Connect, authorization code with PKCE.
+"""Logins of owners and auditors to the pages: authorization code with PKCE, at whoever vouches for people.
 
 Invariants:
 
@@ -8,7 +8,7 @@ Invariants:
 - State, nonce and PKCE verifier of a login that was begun are made from a secret that only the browser has:
   an answer of the provider is taken only in the browser that asked for it, and beginning a login stores
   nothing here. The provider takes a code once.
-- A role comes from the provider's claim and the configuration; who has none is refused.
+- A role comes from what the provider says and from the configuration; who has none is refused.
 - After a login the browser goes to a path of this broker, never to another place.
 """
 
@@ -22,23 +22,16 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Literal
+from typing import Final
 from urllib.parse import urlencode, urlsplit
 
 import httpx
-from sealroom.errors import ConfigurationError
-from sealroom.kbs.oidc import pkce_challenge
 from sqlalchemy import delete
 
 from sealroom_broker.config import Login
-from sealroom_broker.files import read_private
-from sealroom_broker.identity import tokens
-from sealroom_broker.identity.discovery import Provider
-from sealroom_broker.identity.fetch import Fetch
+from sealroom_broker.login_providers import Attempt, Role, provider_of
 from sealroom_broker.problem import refused
 from sealroom_broker.store import LoginRow, Store
-
-Role = Literal["owner", "auditor"]
 
 BEGUN: Final = timedelta(minutes=10)
 """From the begin of a login to its end at the provider."""
@@ -84,8 +77,7 @@ class Logins:
     ) -> None:
         self.settings = settings
         self._store = store
-        self._provider = Provider(settings.issuer, Fetch(settings.timeout, settings.ca, transport=transport))
-        self._secret = _secret(settings)
+        self._provider = provider_of(settings, transport)
 
     def close(self) -> None:
         """Close the connections."""
@@ -104,18 +96,8 @@ class Logins:
         Raises:
             NetworkError: The provider cannot be reached.
         """
-        url = self._provider.endpoint("authorization_endpoint")
         begun = _Begun(secrets.token_urlsafe(32), int(now.timestamp()), safe_target(target))
-        query = {
-            "response_type": "code",
-            "client_id": self.settings.client_id,
-            "redirect_uri": self._redirect,
-            "scope": self.settings.scope,
-            "state": begun.derived("state"),
-            "nonce": begun.derived("nonce"),
-            "code_challenge": pkce_challenge(begun.derived("verifier")),
-            "code_challenge_method": "S256",
-        }
+        url, query = self._provider.authorization(self._attempt(begun))
         return begun.cookie(), url + ("&" if urlsplit(url).query else "?") + urlencode(query)
 
     def finish(self, kept: str | None, query: Mapping[str, str], now: datetime) -> tuple[str, str]:
@@ -141,26 +123,22 @@ class Logins:
             )
         if not hmac.compare_digest(begun.derived("state"), _ascii(query.get("state", ""))):
             raise refused("login.state", "This answer belongs to another login: log in again.")
-        if query.get("iss", self.settings.issuer) != self.settings.issuer or "code" not in query:
+        if query.get("iss", self._provider.issuer) != self._provider.issuer or "code" not in query:
             raise refused("login.refused", "The identity provider refused the login.")
-        token = self._exchange(query["code"], begun.derived("verifier"), now)
-        tokens.check_nonce(token.claims, begun.derived("nonce"), renewal=False)
-        roles = self._roles(token.claims)
-        if not roles:
+        person = self._provider.person(query["code"], self._attempt(begun), now)
+        if not person.roles:
             raise refused("login.role", "You are neither an owner nor an auditor here.")
         value = secrets.token_urlsafe(32)
-        subject = tokens.required_text(token.claims, "sub")
-        name = tokens.find(token.claims, self.settings.username)
         with self._store.write() as session:
             session.execute(delete(LoginRow).where(LoginRow.until <= now))
             session.add(
                 LoginRow(
                     id=_digest(value),
                     until=now + timedelta(hours=self.settings.hours),
-                    issuer=self.settings.issuer,
-                    subject=subject,
-                    name=name if isinstance(name, str) and tokens.is_name(name) else subject,
-                    roles=sorted(roles),
+                    issuer=self._provider.issuer,
+                    subject=person.subject,
+                    name=person.name,
+                    roles=sorted(person.roles),
                 )
             )
         return value, begun.target
@@ -188,48 +166,13 @@ class Logins:
             with self._store.write() as session:
                 session.execute(delete(LoginRow).where(LoginRow.id == _digest(cookie)))
 
-    @property
-    def _redirect(self) -> str:
-        return self.settings.public_url.rstrip("/") + "/callback"
-
-    def _exchange(self, code: str, verifier: str, now: datetime) -> tokens.Token:
-        form = {
-            "grant_type": "authorization_code",
-            "code": code,
-            "redirect_uri": self._redirect,
-            "client_id": self.settings.client_id,
-            "code_verifier": verifier,
-        }
-        if self._secret:
-            form["client_secret"] = self._secret
-        status, answer = self._provider.fetch.post(self._provider.endpoint("token_endpoint"), form)
-        id_token = answer.get("id_token")
-        if status != httpx.codes.OK or not isinstance(id_token, str):
-            raise refused("login.refused", "The identity provider refused the login.")
-        return self._verified(id_token, now)
-
-    def _verified(self, id_token: str, now: datetime) -> tokens.Token:
-        token = tokens.read(id_token)
-        tokens.verify_id_token(token, self._provider.keys, self._rules, now)
-        return token
-
-    @property
-    def _rules(self) -> tokens.IdTokenRules:
-        return tokens.IdTokenRules(
-            issuer=self.settings.issuer,
-            audience=self.settings.client_id,
-            parties=(self.settings.client_id,),
-            algorithms=self.settings.algorithms,
-            leeway=timedelta(seconds=self.settings.leeway),
+    def _attempt(self, begun: _Begun) -> Attempt:
+        return Attempt(
+            redirect=f"{self.settings.public_url.rstrip('/')}/callback",
+            state=begun.derived("state"),
+            nonce=begun.derived("nonce"),
+            verifier=begun.derived("verifier"),
         )
-
-    def _roles(self, claims: tokens.Claims) -> set[Role]:
-        values = set(tokens.names_claim(claims, self.settings.roles))
-        roles: dict[Role, tuple[str, ...]] = {
-            "owner": self.settings.owners,
-            "auditor": self.settings.auditors,
-        }
-        return {role for role, names in roles.items() if values & set(names)}
 
 
 def safe_target(target: str) -> str:
@@ -275,16 +218,6 @@ class _Begun:
         """Return state, nonce or verifier of this login (43 characters, as RFC 7636 wants at least)."""
         words = f"sealroom-login/1 {what} {self.time} {self.target}"
         return _b64url(hmac.digest(self.secret.encode(), words.encode(), "sha256"))
-
-
-def _secret(settings: Login) -> str:
-    if settings.client_secret is None:
-        return ""
-    content = read_private(settings.client_secret, "The client secret")
-    secret = content.decode("ascii", "replace").strip()
-    if not secret:
-        raise ConfigurationError(f"{settings.client_secret} holds no client secret.")
-    return secret
 
 
 def _csrf(cookie: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from sealroom_broker.wrap.settings import Provider
 
 CONFIG_FILE = "broker.toml"
 PUBLIC_KEY_FILE = "audit.pub"
+HUB_SECRET_FILE = "hub.secret"  # noqa: S105 - a file's name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,10 @@ class Plan:
     publishers: Sequence[Path] = field(default_factory=tuple)
     hub_api_url: str = ""
     hub_service: str = "sealroom-broker"
+    hub_url: str = ""
+    """Where people find the hub, if owners and auditors log in there."""
+    public_url: str = ""
+    """Where people find the broker's pages, if owners and auditors log in at the hub."""
     postgresql: str = ""
     """Address of a database that several processes share, in place of a SQLite file."""
     kek: Provider = field(default_factory=FileKek)
@@ -54,7 +60,11 @@ def initialise(home: Path, plan: Plan) -> Path:
     """
     if plan.mode == "production" and plan.development_root is not None:
         raise ConfigurationError("A production broker must not have a development root.")
+    if plan.hub_url and not (plan.hub_api_url and plan.public_url):
+        raise ConfigurationError("A login at the hub needs the hub's API and the pages' own address too.")
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if plan.hub_url and not (home / HUB_SECRET_FILE).exists():
+        create_private(home / HUB_SECRET_FILE, secrets.token_hex(32).encode())
     path = home / CONFIG_FILE
     if not path.exists():
         create_private(path, render(plan, home.resolve()).encode())
@@ -116,6 +126,17 @@ def render(plan: Plan, home: Path) -> str:
             'provider = "jupyterhub"',
             f"api_url = {json.dumps(plan.hub_api_url)}",
             f"service = {json.dumps(plan.hub_service)}",
+        ]
+    if plan.hub_url:
+        lines += [
+            "",
+            "[login]",
+            'provider = "jupyterhub"',
+            f"hub_url = {json.dumps(plan.hub_url)}",
+            f"api_url = {json.dumps(plan.hub_api_url)}",
+            f"client_id = {json.dumps(f'service-{plan.hub_service}')}",
+            f"client_secret = {json.dumps(HUB_SECRET_FILE)}",
+            f"public_url = {json.dumps(plan.public_url)}",
         ]
     if not isinstance(plan.kek, FileKek):
         lines += ["", Kek(first=plan.kek).at(Path.cwd()).text(home).rstrip("\n")]

@@ -42,6 +42,13 @@ class Settings:
         return urlsplit(self.broker_url).netloc
 
     @property
+    def broker_public_url(self) -> str:
+        """Where people of this machine find the broker's pages: not the hub's host, for its cookies."""
+        parts = urlsplit(self.broker_url)
+        host = "127.0.0.1" if urlsplit(self.hub_url).hostname == "localhost" else "localhost"
+        return f"{parts.scheme}://{host}:{parts.port}"
+
+    @property
     def status_service_url(self) -> str:
         """The status service's address, without a path."""
         parts = urlsplit(self.status_url)

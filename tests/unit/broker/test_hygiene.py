@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from sealroom_broker.app import create_app, routes
-from sealroom_broker.config import Login
+from sealroom_broker.config import OidcLogin
 from sealroom_broker.logins import Logins, _csrf, _digest
 from sealroom_broker.logs import JsonFormatter
 from sealroom_broker.openapi import Served, served
@@ -41,7 +41,7 @@ SAMPLES = {
     "tag": "1",
     "path": "a/b/c",
 }
-LOGIN = Login.model_validate(
+LOGIN = OidcLogin.model_validate(
     {
         "issuer": ISSUER,
         "client_id": "pages",

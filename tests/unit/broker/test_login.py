@@ -16,7 +16,7 @@ from sealroom.errors import ConfigurationError
 from sealroom.kbs.oidc import pkce_challenge
 from sealroom_broker import login as login_routes
 from sealroom_broker.app import create_app
-from sealroom_broker.config import Login, load_config
+from sealroom_broker.config import HubLogin, OidcLogin, load_config
 from sealroom_broker.logins import Logins, safe_target
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -57,7 +57,7 @@ class Stand:
         self.forms: list[dict[str, list[str]]] = []
         self.signer: Signer | None = None
         self.provider.answers["/realms/lab/token"] = self._token
-        settings = Login.model_validate(SETTINGS | changes)
+        settings = OidcLogin.model_validate(SETTINGS | changes)
         logins = Logins(settings, world.broker.store, transport=self.provider.transport)
         self.broker = dataclasses.replace(world.broker, logins=logins)
         world.app = create_app(self.broker)
@@ -386,7 +386,7 @@ def test_no_login_without_its_configuration(world: World) -> None:
     assert world.http().post("/logout").status_code == 404
 
 
-def configured(folder: Path, **changes: Any) -> Login | None:
+def configured(folder: Path, **changes: Any) -> OidcLogin | HubLogin | None:
     lines = ['mode = "production"', "[login]"]
     lines += [f"{name} = {str(value).replace(chr(39), chr(34))}" for name, value in changes.items()]
     (folder / "broker.toml").write_text("\n".join(lines))
