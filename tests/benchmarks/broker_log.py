@@ -77,11 +77,15 @@ class Numbered(Sequence[bytes]):
         return b"%b%07d%b" % (self._before, number, self._after)
 
 
-def rows() -> list[dict[str, Any]]:
-    """Measure and return one row a figure: what, ours, unit, and the smallest log as peer."""
+def rows(sizes: Sequence[int] = SIZES) -> list[dict[str, Any]]:
+    """Measure and return one row a figure: what, ours, unit, and the smallest log as peer.
+
+    Args:
+        sizes: Entries of the logs.
+    """
     found: dict[str, list[tuple[int, float]]] = {}
     with tempfile.TemporaryDirectory(prefix="sealroom-bench-") as name, _postgresql() as server:
-        for size in SIZES:
+        for size in sizes:
             directory = Path(name) / str(size)
             write_log(directory, Numbered(size), edge=size > VERIFIED)
             if size > VERIFIED:
