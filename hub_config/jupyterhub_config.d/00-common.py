@@ -32,7 +32,7 @@ c.JupyterHub.load_roles.extend(
         {
             "name": "sealroom-status",
             "description": "The status service: which servers run",
-            "scopes": ["list:users", "read:servers"],
+            "scopes": ["list:users", "read:servers", "read:users:groups"],
             "services": ["sealroom"],
         },
     ]

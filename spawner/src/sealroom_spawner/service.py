@@ -8,7 +8,8 @@ as its own words.
 | route under the service's prefix | who | what |
 |---|---|---|
 | `POST api/servers/<name>/events` | a server, with its own token | says a stage, a sentence, the result |
-| `GET api/servers` | a person (hub login or token) | own servers; with `BOARD_SCOPE` all |
+| `GET api/servers` | a person (hub login or token) | own servers; with the board's scope others' |
+| `GET servers.csv` | the same | the same as a table |
 | `GET` of the prefix | a person in a browser | the same as a page |
 | `api/internal/<user>/<name>` | the spawner, with the service's own token | begin, read, end |
 
@@ -28,6 +29,7 @@ import json
 import os
 import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -40,16 +42,16 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop, PeriodicCallback
 
+from sealroom_spawner import board
 from sealroom_spawner.results import NOTHING, Result, ResultVerifier
 from sealroom_spawner.status import Event, ServerStatus, Stage
 from sealroom_spawner.store import Store
 from sealroom_spawner.tiers import badge
 
-BOARD_SCOPE = "custom:sealroom:board"
-"""Scope of those who may see every server's state."""
-
 MAX_BODY = 256 * 1024
 MAX_SENTENCE = 500
+PAGE = 200
+"""People in one answer of the hub: the most that it gives unless its operator says otherwise."""
 _SERVER_SCOPE = re.compile(r"access:servers!server=([^/]+)/(.*)")
 
 
@@ -78,17 +80,30 @@ class Hub:
         user, server = found[0].groups()
         return (user, server) if user == model.get("name") else None
 
-    async def running(self) -> set[tuple[str, str]] | None:
-        """Return the servers that run; None if the hub does not say."""
-        users = await self._get("users?state=active", self._token)
-        if not isinstance(users, list):
-            return None
-        return {(user["name"], server) for user in users for server in user.get("servers", {})}
+    async def running(self) -> Running | None:
+        """Return the servers that run, and whose they are; None if the hub does not say."""
+        servers: set[tuple[str, str]] = set()
+        groups: dict[str, frozenset[str]] = {}
+        # The hub answers in pages, as long as its operator allows.
+        offset: int | None = 0
+        while offset is not None:
+            answer = await self._get(
+                f"users?state=active&limit={PAGE}&offset={offset}", self._token, paged=True
+            )
+            if not isinstance(answer, dict):
+                return None
+            for user in answer["items"]:
+                servers |= {(user["name"], server) for server in user.get("servers", {})}
+                groups[user["name"]] = frozenset(user.get("groups", ()))
+            following = answer["_pagination"].get("next")
+            offset = int(following["offset"]) if following else None
+        return Running(servers, groups)
 
-    async def _get(self, path: str, token: str) -> Any:
-        request = HTTPRequest(
-            f"{self._api_url}/{path}", headers={"Authorization": f"token {token}"}, request_timeout=10
-        )
+    async def _get(self, path: str, token: str, *, paged: bool = False) -> Any:
+        headers = {"Authorization": f"token {token}"}
+        if paged:
+            headers["Accept"] = "application/jupyterhub-pagination+json"
+        request = HTTPRequest(f"{self._api_url}/{path}", headers=headers, request_timeout=10)
         try:
             answer = await AsyncHTTPClient().fetch(request)
         except HTTPClientError as error:
@@ -98,6 +113,16 @@ class Hub:
         except OSError as error:
             raise web.HTTPError(503, "The hub did not answer") from error
         return json.loads(answer.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What the hub says of the servers that run."""
+
+    servers: set[tuple[str, str]]
+    """User and name."""
+    groups: dict[str, frozenset[str]]
+    """The groups of their people."""
 
 
 class Handler(web.RequestHandler):
@@ -120,7 +145,7 @@ class Handler(web.RequestHandler):
         self.set_header(
             "Content-Security-Policy",
             "default-src 'none'; style-src 'self' 'unsafe-inline'; "
-            "font-src 'self'; img-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+            "font-src 'self'; img-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
         )
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Cache-Control", "no-store")
@@ -220,17 +245,24 @@ class InternalHandler(Handler):
 class PersonHandler(HubOAuthenticated, Handler):
     """What people may see."""
 
-    async def visible(self) -> tuple[list[ServerStatus], bool]:
-        """Return the servers this person may see, and whether these are everybody's."""
-        person = self.current_user
-        everybody = BOARD_SCOPE in person.get("scopes", [])
-        servers = self.store.all() if everybody else self.store.of_user(person["name"])
-        now = time.time()
+    def sight(self) -> board.Sight:
+        """Return whose servers this person may see."""
+        return board.Sight.of(self.current_user["name"], self.current_user.get("scopes", []))
+
+    def asked(self) -> board.Filter:
+        """Return which of them are asked for."""
+        return board.Filter.of(lambda name: str(self.get_query_argument(name, "")))
+
+    async def visible(self, now: float) -> list[ServerStatus]:
+        """Return the servers that this person may see."""
+        sight = self.sight()
+        servers = self.store.all() if sight.others else self.store.of_user(sight.person)
         servers = [status.as_of(now) for status in servers]
         running = await self.hub.running()
-        if running is not None:
-            servers = [status for status in servers if (status.user, status.server) in running]
-        return servers, everybody
+        if running is None:
+            return sight.of_servers(servers, {})
+        servers = [status for status in servers if (status.user, status.server) in running.servers]
+        return sight.of_servers(servers, running.groups)
 
 
 class ServersHandler(PersonHandler):
@@ -239,9 +271,22 @@ class ServersHandler(PersonHandler):
     @web.authenticated
     async def get(self) -> None:
         """Return the servers with their words."""
-        servers, everybody = await self.visible()
-        shown = [{**status.to_json(), "title": badge(status.tier).title} for status in servers]
-        self.write({"servers": shown, "everybody": everybody})
+        found = board.arranged(await self.visible(time.time()), self.asked())
+        shown = [{**status.to_json(), "title": badge(status.tier).title} for status in found]
+        self.write({"servers": shown, "everybody": self.sight().everybody})
+
+
+class TableHandler(PersonHandler):
+    """Servers as a table to take along."""
+
+    @web.authenticated
+    async def get(self) -> None:
+        """Return the servers as CSV."""
+        now = time.time()
+        found = board.arranged(await self.visible(now), self.asked())
+        self.set_header("Content-Type", "text/csv; charset=utf-8")
+        self.set_header("Content-Disposition", 'attachment; filename="servers.csv"')
+        self.write(board.to_csv(found, now))
 
 
 class PageHandler(PersonHandler):
@@ -250,16 +295,26 @@ class PageHandler(PersonHandler):
     @web.authenticated
     async def get(self) -> None:
         """Show the servers."""
-        servers, everybody = await self.visible()
+        now, asked = time.time(), self.asked()
+        servers = await self.visible(now)
         self.set_header("Content-Type", "text/html; charset=utf-8")
         self.render(
             "servers.html",
             servers=servers,
-            everybody=everybody,
-            person=self.current_user["name"],
+            shown=board.arranged(servers, asked),
+            asked=asked,
+            sight=self.sight(),
+            counts=board.counts(servers),
+            environments=board.environments_of(servers),
+            order=[str(tier) for tier in board.ORDER],
+            proven_at=board.proven_at,
+            age=board.age,
+            now=now,
+            every=self.get_query_argument("every", "") == "30",
+            here=self.request.path,
             badge=badge,
             hub_prefix=self.hub_auth.hub_prefix,
-            when=lambda at: time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)),
+            when=lambda at: time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at)),
         )
 
 
@@ -279,6 +334,7 @@ def make_app(*, prefix: str, hub: Hub, token: str, store: Store, verifier: Resul
         (r"api/servers/events", EventsHandler),
         (r"api/internal/([^/]+)/([^/]*)", InternalHandler),
         (r"api/servers", ServersHandler),
+        (r"servers\.csv", TableHandler),
         (r"oauth_callback", HubOAuthCallbackHandler),
         (r"", PageHandler),
     ]

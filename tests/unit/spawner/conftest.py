@@ -64,6 +64,7 @@ class FakeHub:
     def __init__(self) -> None:
         self.tokens: dict[str, dict[str, Any]] = {}
         self.running: dict[str, list[str]] = {}
+        self.groups: dict[str, list[str]] = {}
         self.url = ""
 
     def app(self) -> Application:
@@ -83,11 +84,19 @@ class FakeHub:
             def get(self) -> None:
                 import json
 
-                users = [
-                    {"name": name, "servers": {server: {} for server in servers}}
-                    for name, servers in hub.running.items()
+                # Pages of two, whatever is asked for: some operators keep them short.
+                start = int(self.get_query_argument("offset", "0"))
+                names = sorted(hub.running)
+                items = [
+                    {
+                        "name": name,
+                        "servers": {server: {} for server in hub.running[name]},
+                        "groups": hub.groups.get(name, []),
+                    }
+                    for name in names[start : start + 2]
                 ]
-                self.finish(json.dumps(users))
+                more = {"offset": start + 2, "limit": 2} if start + 2 < len(names) else None
+                self.finish(json.dumps({"items": items, "_pagination": {"next": more}}))
 
         return Application([("/hub/api/user", User), ("/hub/api/users", Users)])
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The data owner of a new installation, in a real Chromium: logs in at the hub, sees the pages."""
+"""Owner and operator of a new installation, in a real Chromium: log in at the hub, see their pages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(600)]
 
 expect.set_options(timeout=30_000)
 
-RESULTS = REPOSITORY / "test-results" / "owner-login"
+RESULTS = REPOSITORY / "test-results" / "owner-and-operator"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 
 
@@ -69,3 +69,23 @@ def test_who_is_no_owner_is_told_so(page: Page, stack: Stack, user: str) -> None
     expect(page.get_by_text("neither an owner nor an auditor")).to_be_visible()
     page.goto(pages_of(stack))
     expect(page.get_by_role("heading", name="Overview")).not_to_be_visible()
+
+
+def test_operator_looks_at_the_board(page: Page, stack: Stack) -> None:
+    stack.login("visitor").start_server()
+    page.goto(f"{stack.url}/services/sealroom/")
+    page.get_by_label("Username").fill("operator")
+    page.get_by_label("Password").fill(stack.password("operator"))
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", name="All servers")).to_be_visible()
+    row = page.locator("tr.sealroom-server", has_text="visitor")
+    expect(row).to_have_attribute("data-tier", "simulated")
+    expect(row.get_by_text("Simulated TEE (not a real one)")).to_be_visible()
+    page.screenshot(path=RESULTS / "board.png")
+    page.get_by_label("Proven", exact=True).select_option("affirming")
+    page.get_by_role("button", name="Show").click()
+    expect(page.get_by_text("No server is like that")).to_be_visible()
+    page.goto(f"{stack.url}/services/sealroom/")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Save as CSV").click()
+    assert "visitor,,simulated" in download.value.path().read_text()
