@@ -85,6 +85,9 @@ def _welcome(paths: Paths, addresses: settings.Addresses) -> None:
   Decide    about the data as `owner`, at {addresses.owner_pages}
   End       make down
 """)
+    code = paths.home / "hub" / "workshop.code"
+    if (paths.home / "workshop.toml").exists() and code.exists():
+        say(f"Invite to the workshop with {addresses.url}hub/join?code={code.read_text().strip()}")
     if addresses.bind != settings.LOOPBACK:
         say(f"The hub listens on {addresses.bind}, without encryption: passwords can be read on the way")
 

@@ -135,14 +135,22 @@ class LocalAccountsAuthenticator(Authenticator):
         self._turns: dict[str, asyncio.Lock] = {}
         # Checked against for names that do not exist, so that these take as long.
         self._nobody = Account(PasswordHash(secrets.token_bytes(SALT_BYTES), secrets.token_bytes(HASH_BYTES)))
-        accounts = read_accounts(Path(self.accounts_file))
+        accounts = self.accounts()
         self.allowed_users = set(accounts)
         self.admin_users = {name for name, account in accounts.items() if account.admin}
+
+    def accounts(self) -> dict[str, Account]:
+        """Return everybody who may log in.
+
+        Raises:
+            ConfigurationError: The file of accounts is not there or damaged.
+        """
+        return read_accounts(Path(self.accounts_file))
 
     async def authenticate(self, handler: Any, data: dict[str, str]) -> str | None:
         """Return the name if the password is right, None if not."""
         name, password = data.get("username", ""), data.get("password", "")
-        accounts = read_accounts(Path(self.accounts_file))
+        accounts = self.accounts()
         account = accounts.get(name, self._nobody)
         # Names that do not exist share one turn: a stranger cannot fill the memory with them.
         key = name if name in accounts else ""
@@ -161,7 +169,7 @@ class LocalAccountsAuthenticator(Authenticator):
 
     async def refresh_user(self, user: Any, handler: Any = None) -> bool:
         """End the session of somebody who was taken out of the file."""
-        return user.name in read_accounts(Path(self.accounts_file))
+        return user.name in self.accounts()
 
 
 def _scrypt(password: str, salt: bytes, n: int, r: int, p: int) -> bytes:
