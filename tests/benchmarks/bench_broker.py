@@ -9,7 +9,7 @@ verification on P-384 that a handshake needs when the chain of the processor is 
 Log: appending to and proving from logs of 10^3, 10^5 and, in full, 10^6 entries, in a folder and, where there
 is a PostgreSQL server, in a database.
 
-Nothing here asserts a figure. `full_rows` runs 100,000 handshakes.
+Nothing here asserts a figure. `full_rows` adds 100,000 handshakes without releases.
 """
 
 from __future__ import annotations
@@ -139,14 +139,14 @@ class Bench:
         assert self.broker.process is not None
         return self.broker.process.pid
 
-    def run(self, handshakes: int, marks: tuple[int, ...]) -> Measured:
+    def run(self, handshakes: int, marks: tuple[int, ...], *, only: bool = False) -> Measured:
         """Run handshakes, and look at the broker's memory after as many as the marks say."""
         self._load(WARMING)
         os.kill(self.pid, signal.SIGUSR1)
         time.sleep(0.1)
         before = self._cpu()
         resident = []
-        with self._started(handshakes) as process:
+        with self._started(handshakes, only=only) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 if line[:1] == b"{":
@@ -169,8 +169,15 @@ class Bench:
             process.stdout.read()
 
     @contextlib.contextmanager
-    def _started(self, handshakes: int) -> Iterator[subprocess.Popen[bytes]]:
-        words = (_HERE / "broker_load.py", self.folder / "load", self.broker.port, SERVERS, handshakes)
+    def _started(self, handshakes: int, *, only: bool = False) -> Iterator[subprocess.Popen[bytes]]:
+        words = (
+            _HERE / "broker_load.py",
+            self.folder / "load",
+            self.broker.port,
+            SERVERS,
+            handshakes,
+            int(only),
+        )
         command = [sys.executable, *map(str, words)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             yield process
@@ -211,14 +218,14 @@ def _prepared(data: Data) -> Prepared:
     return Prepared(bytes(report[:SIGNED]), pem, attest, request.model_dump_json().encode())
 
 
-def _measure(handshakes: int, marks: tuple[int, ...]) -> Measured:
+def _measure(handshakes: int, marks: tuple[int, ...], *, only: bool = False) -> Measured:
     hub = Hub()
     try:
         with tempfile.TemporaryDirectory(prefix="sealroom-bench-") as name:
             bench = Bench(Path(name), hub)
             try:
                 bench.start()
-                return bench.end(bench.run(handshakes, marks))
+                return bench.end(bench.run(handshakes, marks, only=only))
             finally:
                 bench.broker.kill()
     finally:
@@ -231,8 +238,14 @@ def rows() -> list[dict[str, Any]]:
 
 
 def full_rows() -> list[dict[str, Any]]:
-    """Measure as `rows` does, over 100,000 handshakes and up to logs of a million entries."""
-    return _rows(HANDSHAKES_FULL, broker_log.SIZES)
+    """Measure as `rows` does, up to logs of a million entries, and the memory over 100,000 handshakes."""
+    return [*_rows(10_000, broker_log.SIZES), *memory_rows()]
+
+
+def memory_rows() -> list[dict[str, Any]]:
+    """Measure the memory over 100,000 handshakes without releases."""
+    marks = (HANDSHAKES_FULL // 100, HANDSHAKES_FULL // 10, HANDSHAKES_FULL // 2, HANDSHAKES_FULL)
+    return _memory(_measure(HANDSHAKES_FULL, marks, only=True))
 
 
 def _rows(handshakes: int, sizes: Sequence[int]) -> list[dict[str, Any]]:

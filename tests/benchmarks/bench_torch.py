@@ -123,9 +123,8 @@ class Epochs:
     def measure(self, rounds: int) -> dict[str, tuple[float, float]]:
         """Return CPU seconds and seconds by the clock of an epoch of each, medians."""
         spent: dict[str, list[tuple[float, float]]] = {name: [] for name in self._loaders}
-        for name, (loader, work) in self._loaders.items():
+        for loader, work in self._loaders.values():
             self._epoch(loader, work)  # workers start, files open
-            del name
         for _ in range(rounds):
             for name, (loader, work) in self._loaders.items():
                 spent[name].append(self._epoch(loader, work))
@@ -208,14 +207,14 @@ def _loader_rows(place: Path, sealed: Sealed, client: AgentClient, agent: int) -
         same = kinds.SealedArray(PlainFile(place / _ARRAY))
         epochs.add("same", kinds.data_loader(same, BATCH, workers=WORKERS))
         measured = epochs.measure(ROUNDS)
-    usually, peers = "plain file, as usual", {"usual": "plain file, as usual"}
+    peers = {"usual": "plain file, as usual"}
     return [
         *_compared(
             measured,
             SAMPLES,
             "DataLoader, block shuffle",
             "sealed",
-            {"usual": usually, "same": "the same class over the plain file"},
+            {**peers, "same": "the same class over the plain file"},
         ),
         *_compared(measured, SAMPLES, "DataLoader, torch's own collate", "own", peers),
         *_compared(measured, SAMPLES, "DataLoader, full shuffle", "full", peers),
@@ -253,7 +252,6 @@ def _training_rows(place: Path, sealed: Sealed, client: AgentClient, agent: int)
         optimizer.step()
 
     subset = import_module("torch.utils.data").Subset
-    usual = subset(UsualRows(place / _ARRAY), range(TRAINED))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -265,7 +263,6 @@ def _training_rows(place: Path, sealed: Sealed, client: AgentClient, agent: int)
             measured = epochs.measure(ROUNDS)
     finally:
         torch.set_num_threads(threads)
-    del usual
     return _compared(measured, TRAINED, "epoch of a small CNN", "sealed", {"usual": "plain file, as usual"})
 
 

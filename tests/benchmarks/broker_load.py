@@ -80,12 +80,17 @@ class Server:
         """Close the connection."""
         self._writer.close()
 
-    async def handshake(self) -> bytes:
-        """Prove, say who asks, and get the headers; return the answer to the release."""
+    async def handshake(self) -> str:
+        """Prove, and return the session's cookie."""
         request = b'{"version":"0.4.0","tee":"snp","extra-params":""}'
         answer, cookie = await self._post("/kbs/v0/auth", request, "")
         nonce: str = json.loads(answer)["nonce"]
         await self._post("/kbs/v0/attest", self._attest(nonce), cookie)
+        return cookie
+
+    async def handshake_and_headers(self) -> bytes:
+        """Prove, say who asks, and get the headers; return the answer to the release."""
+        cookie = await self.handshake()
         identity = json.dumps({"provider": "jupyterhub", "token": f"token-{self._number}"}).encode()
         await self._post("/kbs/v0/sealroom/identity", identity, cookie)
         path = "/kbs/v0/sealroom/datasets/heartbeats/release"
@@ -125,8 +130,16 @@ class Server:
         return answer, found
 
 
-async def load(folder: Path, port: int, servers: int, handshakes: int) -> dict[str, float]:
-    """Run the handshakes and return how many there were and the seconds that they took."""
+async def load(folder: Path, port: int, servers: int, handshakes: int, only: int = 0) -> dict[str, float]:
+    """Run the handshakes and return how many there were and the seconds that they took.
+
+    Args:
+        folder: What is prepared.
+        port: The broker's.
+        servers: At once.
+        handshakes: How many.
+        only: 1 for the handshake alone, without a person and headers.
+    """
     prepared, begun, done = Prepared.read(folder), 0, 0
 
     async def one(number: int) -> None:
@@ -135,7 +148,7 @@ async def load(folder: Path, port: int, servers: int, handshakes: int) -> dict[s
         await server.connect()
         while begun < handshakes:
             begun += 1
-            await server.handshake()
+            await (server.handshake() if only else server.handshake_and_headers())
             done += 1
             if done % PROGRESS == 0:
                 print(done, flush=True)

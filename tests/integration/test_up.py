@@ -115,7 +115,9 @@ def test_the_state_is_private(stack: Stack) -> None:
 
 def test_accounts_hold_no_password(stack: Stack) -> None:
     accounts = (stack.home / "accounts.json").read_text()
-    assert not [user for user in ("researcher", "visitor", "owner", "operator") if stack.password(user) in accounts]
+    assert not [
+        user for user in ("researcher", "visitor", "owner", "operator") if stack.password(user) in accounts
+    ]
 
 
 def test_no_clear_data_is_left(stack: Stack) -> None:

@@ -161,13 +161,17 @@ Fault = Callable[["_Answer"], None]
 
 
 class FaultyProxy:
-    """Stands before a server and spoils answers to GET requests, one fault for each, in order.
+    """Stands before a server and spoils answers, one fault for each, in order.
 
-    `faults` is emptied from its beginning; without any, answers pass.
+    `faults` (of GET) and `write_faults` (of all that changes something) are emptied from their beginnings;
+    without any, answers pass. What is written arrives at the server unless the fault is an error or a reset.
     """
 
     def __init__(self, server: S3Server) -> None:
         self.faults: list[Fault] = []
+        self.write_faults: list[Fault] = []
+        self.written: list[str] = []
+        """Method and path of every request that changes something."""
         self.asked: list[tuple[str, str]] = []
         """Range and condition (`If-Match`) of every request."""
         proxy = self
@@ -260,6 +264,12 @@ def flipped(at: int) -> Fault:
     return fault
 
 
+def lost(answer: _Answer) -> None:
+    """Let the server do it, and answer with an error nevertheless."""
+    if answer.status:
+        answer.status = 500
+
+
 def without(*names: str) -> Fault:
     """Leave out headers."""
 
@@ -287,17 +297,38 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._pass_on()
 
+    def do_PUT(self) -> None:
+        self._pass_on()
+
+    def do_POST(self) -> None:
+        self._pass_on()
+
+    def do_DELETE(self) -> None:
+        self._pass_on()
+
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
 
     def _pass_on(self) -> None:
+        writes = self.command in ("PUT", "POST", "DELETE")
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0"))) if writes else None
+        fault = None
+        if writes:
+            self.owner.written.append(f"{self.command} {self.path}")
+            fault = self.owner.write_faults.pop(0) if self.owner.write_faults else None
+        if fault is not None:
+            refused = _Answer(0, [], b"")
+            fault(refused)
+            if refused.status or refused.reset:
+                self._send(refused, None)
+                return
         self.owner.asked.append((self.headers.get("Range", ""), self.headers.get("If-Match", "")))
         connection = http.client.HTTPConnection(*self.upstream, timeout=PATIENCE)
         # The signature covers Host: it must arrive as it was sent.
         connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
             connection.putheader(name, value)
-        connection.endheaders()
+        connection.endheaders(body)
         found = connection.getresponse()
         dropped = ("content-length", "connection", "transfer-encoding")
         headers = [(n, v) for n, v in found.getheaders() if n.lower() not in dropped]
@@ -306,6 +337,8 @@ class _Handler(BaseHTTPRequestHandler):
         connection.close()
         if self.command == "GET" and self.owner.faults:
             self.owner.faults.pop(0)(answer)
+        if fault is not None:
+            fault(answer)
         self._send(answer, length if self.command == "HEAD" else None)
 
     def _send(self, answer: _Answer, length: int | None) -> None:

@@ -142,6 +142,9 @@ class Backend:
     def files(self, dataset: str) -> Sequence[FileInfo]:
         return self.vault.files(dataset)
 
+    def file(self, dataset: str, file: str) -> FileInfo:
+        return self.vault.file(dataset, file)
+
     def read_into(self, dataset: str, file: str, offset: int, buffer: memoryview) -> int:
         self.on_read()
         return self.vault.read_into(dataset, file, offset, buffer)

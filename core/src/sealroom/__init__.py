@@ -6,7 +6,9 @@ In a notebook:
 - `sealroom.status()`: what this server can prove about itself.
 - `sealroom.datasets()`: the datasets on offer, and their state for you.
 - `sealroom.unlock("heartbeats")`: have one released to this server.
-- `sealroom.open("heartbeats/ecg.npy")`: read a file of it, decrypted in memory.
+- `sealroom.open("heartbeats/ecg.npy")`: read a file of it, decrypted in memory; `sealed://heartbeats/ecg.npy`
+  is the same for pandas, pyarrow, zarr and whatever else speaks fsspec.
+- `sealroom.create("workspace/model.pt")`: save a result, sealed before it reaches the disk.
 - `sealroom.record("heartbeats")`: what was proven, by whom, on which dataset.
 - `sealroom.explain("heartbeats")`: what the broker would decide now, rule by rule.
 - `sealroom.request("heartbeats", reason="…")`: ask the owner for access; `sealroom.requests()` lists yours.
@@ -29,11 +31,13 @@ if TYPE_CHECKING:
         status,
         unlock,
     )
+    from sealroom.datasets.writer import create
 
     __version__: str
 
 __all__ = [
     "__version__",
+    "create",
     "datasets",
     "errors",
     "explain",
@@ -53,6 +57,10 @@ def __getattr__(name: str) -> Any:
         from sealroom.datasets import api
 
         return getattr(api, name)
+    if name == "create":
+        from sealroom.datasets.writer import create
+
+        return create
     if name in ("datasets", "errors"):
         # `datasets` is a package that can be called: `sealroom.datasets()` works before and after its import.
         import importlib

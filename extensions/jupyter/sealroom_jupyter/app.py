@@ -17,7 +17,7 @@ from sealroom_jupyter.hub import keep_token_off_disk, take_token
 from sealroom_jupyter.ports import HubToken
 from sealroom_jupyter.reporter import Reporter
 from sealroom_jupyter.service import SealroomService
-from sealroom_jupyter.settings import OidcSettings, Settings, paths_from
+from sealroom_jupyter.settings import OidcSettings, S3Settings, Settings, location_of, paths_from
 
 _THREADS = 8
 """Calls of the panel that wait for the broker at once; more wait in line."""
@@ -53,10 +53,51 @@ class Sealroom(ExtensionApp):
 
     datasets = List(
         Unicode(),
-        help="""Directories that hold sealed datasets, one directory each.
+        help="""Directories that hold sealed datasets, one directory each; `s3://bucket/prefix` is one, too.
 
         Default: $SEALROOM_DATASETS, with the system's path separator between directories.
         """,
+    ).tag(config=True)
+
+    mapped = Bool(
+        None,
+        allow_none=True,
+        help="""Whether sealed files on this machine are mapped into memory, which saves a copy.
+
+        True is a promise that nobody cuts them while they are open: a file that is cut while it is mapped
+        ends this server. Default: $SEALROOM_MAPPED (`1` or `0`), else only where the file system rules that
+        out.
+        """,
+    ).tag(config=True)
+
+    s3_endpoint = Unicode(
+        help="""Address of the S3 server with sealed datasets. Default: $SEALROOM_S3_ENDPOINT. Empty: AWS."""
+    ).tag(config=True)
+
+    s3_region = Unicode(help="""Its region. Default: $SEALROOM_S3_REGION.""").tag(config=True)
+
+    s3_credentials_file = Unicode(
+        help="""File with `access_key_id` and `secret_access_key`; nobody but its owner may read it.
+
+        Kernels run as the same user and can read it, too: give credentials that only read sealed data.
+        Default: $SEALROOM_S3_CREDENTIALS_FILE. Empty: the machine's own identity, or `AWS_*`, which kernels
+        would inherit.
+        """
+    ).tag(config=True)
+
+    s3_anonymous = Bool(False, help="""Whether requests to S3 are not signed, for public buckets.""").tag(
+        config=True
+    )
+
+    s3_allow_http = Bool(
+        False, help="""Whether the S3 server may be without TLS. What is read is sealed either way."""
+    ).tag(config=True)
+
+    workspace = Unicode(
+        help="""Directory where notebooks save sealed results (`sealroom.create`); made when it is needed.
+
+        Default: $SEALROOM_WORKSPACE, else `workspace` in the home directory.
+        """
     ).tag(config=True)
 
     environment = Unicode(
@@ -175,6 +216,26 @@ class Sealroom(ExtensionApp):
     def _default_datasets(self) -> list[str]:
         return paths_from(os.environ, "SEALROOM_DATASETS")
 
+    @default("mapped")
+    def _default_mapped(self) -> bool | None:
+        return {"1": True, "0": False}.get(os.environ.get("SEALROOM_MAPPED", ""))
+
+    @default("s3_endpoint")
+    def _default_s3_endpoint(self) -> str:
+        return os.environ.get("SEALROOM_S3_ENDPOINT", "")
+
+    @default("s3_region")
+    def _default_s3_region(self) -> str:
+        return os.environ.get("SEALROOM_S3_REGION", "")
+
+    @default("s3_credentials_file")
+    def _default_s3_credentials_file(self) -> str:
+        return os.environ.get("SEALROOM_S3_CREDENTIALS_FILE", "")
+
+    @default("workspace")
+    def _default_workspace(self) -> str:
+        return os.environ.get("SEALROOM_WORKSPACE", "") or str(Path.home() / "workspace")
+
     @default("environment")
     def _default_environment(self) -> str:
         return os.environ.get("SEALROOM_ENVIRONMENT", "")
@@ -215,7 +276,16 @@ class Sealroom(ExtensionApp):
             broker_url=self.broker_url.rstrip("/"),
             status_url=self.status_url.rstrip("/"),
             server_name=self.server_name,
-            datasets=tuple(Path(part) for part in self.datasets),
+            datasets=tuple(location_of(part) for part in self.datasets),
+            s3=S3Settings(
+                endpoint=self.s3_endpoint,
+                region=self.s3_region,
+                credentials=_path(self.s3_credentials_file),
+                anonymous=self.s3_anonymous,
+                allow_http=self.s3_allow_http,
+            ),
+            mapped=self.mapped,
+            workspace=_path(self.workspace),
             environment=_path(self.environment),
             root=_path(self.root),
             poll_interval=self.poll_interval,
@@ -245,6 +315,7 @@ class Sealroom(ExtensionApp):
         from sealroom_jupyter.real import Gpus, connector, detect, read_token
 
         settings = self.to_settings()
+        self._configure_buckets(settings)
         reporter = Reporter(settings, token, log=self.log) if settings.status_url and token else None
         return SealroomService(
             settings,
@@ -256,6 +327,18 @@ class Sealroom(ExtensionApp):
             reporter=reporter,
             log=self.log,
         )
+
+    def _configure_buckets(self, settings: Settings) -> None:
+        from sealroom.datasets import s3_source
+        from sealroom.errors import Error
+
+        from sealroom_jupyter.buckets import options_of
+
+        try:
+            s3_source.configure(options_of(settings.s3))
+        except Error as error:
+            # Datasets in S3 will say that they cannot be read; everything else works.
+            self.log.error("Sealroom: %s", error.diagnostics())
 
     def initialize_settings(self) -> None:
         """Take the token, and make everything; nothing is started yet."""

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TypedDict
 
 from sealroom.datasets.messages import DatasetInfo, FileInfo, ServerStatus
-from sealroom.datasets.show import size_text
+from sealroom.datasets.show import results_text, size_text
 from sealroom.errors import Error
 
 
@@ -35,6 +35,8 @@ class Card(TypedDict):
     until: str
     """ISO 8601, empty if there is no end."""
     purpose: str
+    results: str
+    """Whether results may leave the server; empty while the dataset is not open."""
     reasons: list[str]
     ask: str
     tier: Chip
@@ -68,6 +70,7 @@ def make_card(info: DatasetInfo, files: Sequence[FileInfo], status: ServerStatus
         "state": _STATES[info.state] if info.here or open_here else _ABSENT,
         "until": info.until.isoformat() if info.until is not None and open_here else "",
         "purpose": str(info.purpose) if info.purpose is not None and open_here else "",
+        "results": results_text(info.outputs) if open_here else "",
         "reasons": [reason.sentence for reason in info.reasons],
         "ask": "" if open_here else info.ask or (info.contact if info.reasons else ""),
         "tier": _tier(status),
@@ -94,6 +97,8 @@ def card_text(card: Card, at: datetime) -> str:
         lines.append(f"Until: {card['until']}")
     if card["purpose"]:
         lines.append(f"Purpose: {card['purpose']}")
+    if card["results"]:
+        lines.append(f"Results {card['results']}")
     lines += card["reasons"]
     lines += [f"Ask: {card['ask']}"] if card["ask"] else []
     lines += [card["problem"]] if card["problem"] else []

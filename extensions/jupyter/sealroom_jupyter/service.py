@@ -16,14 +16,17 @@ import httpx
 from sealroom.datasets.agent_server import AgentServer
 from sealroom.datasets.messages import ExplanationInfo, FileInfo, RequestInfo, TermInfo
 from sealroom.datasets.vault import Vault
+from sealroom.datasets.workspace import Workspace
 from sealroom.environments import Environment
 from sealroom.errors import ConfigurationError, Error
 from sealroom.kbs.nonce import session_nonce
 
 from sealroom_jupyter.attester import Attester
 from sealroom_jupyter.desk import Desk
+from sealroom_jupyter.followers import Followers
 from sealroom_jupyter.local import LocalDatasets
 from sealroom_jupyter.login import OidcLogin
+from sealroom_jupyter.memory import swap_on_disk
 from sealroom_jupyter.messages import (
     BrowserStart,
     DatasetView,
@@ -79,7 +82,7 @@ class SealroomService:
         self._settings = settings
         self._log = log or logging.getLogger(__name__)
         self._reporter = reporter
-        self._vault = vault or Vault()
+        self._vault = vault or Vault(mapped=settings.mapped)
         self._environment_title = _environment_title(settings.environment)
         self._agent: AgentServer | None = None
         self._login = self._make_login(provider_http, clock)
@@ -95,16 +98,17 @@ class SealroomService:
             clock=clock,
             log=self._log,
         )
-        self._shelf = Shelf(
-            self.attester, self._vault, LocalDatasets(settings.datasets), status=self.status, clock=clock
-        )
-        self.attester.follow(self._shelf)
+        local = LocalDatasets(settings.datasets, log=self._log)
+        self._shelf = Shelf(self.attester, self._vault, local, status=self.status, clock=clock)
+        self._workspace = self._make_workspace()
+        self.attester.follow(Followers(self._shelf, self._workspace))
         self._desk = Desk(self.attester, title=self._shelf.title, clock=clock)
 
     def start(self) -> None:
         """Begin: answer kernels, tell the hub, prove."""
         if self._reporter is not None:
             self._reporter.start()
+        self._warn_of_swap()
         self._start_agent()
         self.attester.start()
 
@@ -113,6 +117,8 @@ class SealroomService:
         if self._agent is not None:
             self._agent.stop()
         self._vault.drop_all("The notebook server was stopped.")
+        if self._workspace is not None:
+            self._workspace.close("The notebook server was stopped.")
         if self._login is not None:
             self._login.close()
         self.attester.stop()
@@ -152,6 +158,10 @@ class SealroomService:
     def files(self, dataset: str) -> Sequence[FileInfo]:
         """Return the files of an unlocked dataset."""
         return self._shelf.files(dataset)
+
+    def file(self, dataset: str, file: str) -> FileInfo:
+        """Return one file of an unlocked dataset."""
+        return self._shelf.file(dataset, file)
 
     def read_into(self, dataset: str, file: str, offset: int, buffer: memoryview) -> int:
         """Read a range of a file of an unlocked dataset."""
@@ -219,8 +229,10 @@ class SealroomService:
         return self.status()
 
     def logout(self) -> Status:
-        """Forget the person: their tokens, the session with the broker, and every dataset's keys."""
+        """Forget the person: their tokens, the session with the broker, the keys of datasets and results."""
         self._own_login().forget()
+        if self._workspace is not None:
+            self._workspace.forget()
         self.attester.begin_anew("You have logged out.")
         self._desk.forget()
         with contextlib.suppress(Error):
@@ -251,11 +263,29 @@ class SealroomService:
         with self.attester.session() as broker:
             return session_nonce(broker.tee_pubkey)
 
+    def _make_workspace(self) -> Workspace | None:
+        directory = self._settings.workspace
+        if directory is None:
+            return None
+        workspace = Workspace(directory, bound=self._shelf.bound)
+        # What a killed kernel left half-written, of an earlier server, too.
+        workspace.sweep()
+        return workspace
+
+    def _warn_of_swap(self) -> None:
+        found = swap_on_disk()
+        if found:
+            self._log.warning(
+                "Sealroom: swap is on (%s): what is in memory may be written there in the clear. "
+                "Switch it off, or see that it is encrypted.",
+                ", ".join(found),
+            )
+
     def _start_agent(self) -> None:
         socket = self._settings.agent_socket
         if socket is None:
             return
-        agent = AgentServer(socket, self)
+        agent = AgentServer(socket, self, workspace=self._workspace)
         try:
             agent.start()
         except Error as error:

@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from sealroom.datasets.store import is_far
 
 AGENT_SOCKET = "agent.sock"
 """Name of the agent's socket in the run directory; kernels find it there."""
@@ -31,6 +34,21 @@ class OidcSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class S3Settings:
+    """How buckets with sealed datasets are reached. No credential is among this, only where they lie."""
+
+    endpoint: str = ""
+    """Address of the server; empty for AWS."""
+    region: str = ""
+    credentials: Path | None = None
+    """File with the credentials, which nobody but its owner may read; None: as obstore finds them."""
+    anonymous: bool = False
+    """Whether requests are not signed, for public buckets."""
+    allow_http: bool = False
+    """Whether the endpoint may be without TLS."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Settings of the Attester and of everything that works with it. No secret is among them."""
 
@@ -42,8 +60,14 @@ class Settings:
     """URL of the hub's status service; empty: nothing is reported."""
     server_name: str = ""
     """The server's name at the hub; empty for the default server."""
-    datasets: tuple[Path, ...] = ()
-    """Directories that hold sealed datasets, one directory each."""
+    datasets: tuple[Path | str, ...] = ()
+    """Directories that hold sealed datasets, one directory each; `s3://bucket/prefix` is one, too."""
+    s3: S3Settings = field(default_factory=S3Settings)
+    """How those in S3 are reached."""
+    mapped: bool | None = None
+    """Whether sealed files on this machine may be mapped into memory; None where nobody can cut them."""
+    workspace: Path | None = None
+    """Where notebooks save sealed results; None: nowhere."""
     environment: Path | None = None
     """The environment's manifest, for its title."""
     root: Path | None = None
@@ -71,5 +95,12 @@ class Settings:
 
 
 def paths_from(environ: Mapping[str, str], name: str) -> list[str]:
-    """Return a list of paths from the environment (`os.pathsep` between them)."""
-    return [part for part in environ.get(name, "").split(os.pathsep) if part.strip()]
+    """Return a list of paths from the environment (`os.pathsep` between them); `s3://…` is one."""
+    # The colon of s3:// separates nothing.
+    parts = re.split(f"{re.escape(os.pathsep)}(?!//)", environ.get(name, ""))
+    return [part for part in parts if part.strip()]
+
+
+def location_of(text: str) -> Path | str:
+    """Return where a directory of datasets lies: a path, or a text in S3."""
+    return text if is_far(text) else Path(text)

@@ -86,6 +86,7 @@ class Shelf:
         self._released: dict[str, _Released] = {}
         self._ended: dict[str, Ended] = {}
         self._records: dict[str, Record] = {}
+        self._outputs: dict[str, bool] = {}
 
     # -- what is shown
 
@@ -137,6 +138,10 @@ class Shelf:
         """Return the files of an unlocked dataset."""
         return self._vault.files(dataset)
 
+    def file(self, dataset: str, file: str) -> FileInfo:
+        """Return one file of an unlocked dataset."""
+        return self._vault.file(dataset, file)
+
     def read_into(self, dataset: str, file: str, offset: int, buffer: memoryview) -> int:
         """Read a range of a file of an unlocked dataset."""
         return self._vault.read_into(dataset, file, offset, buffer)
@@ -154,6 +159,17 @@ class Shelf:
                 advice=f'Unlock it in the Sealroom panel or with sealroom.unlock("{dataset}").',
             )
         return record
+
+    def bound(self) -> str:
+        """Say why results may not leave this server, in a sentence; empty if they may.
+
+        What was unlocked here counts until the server ends, locked again or not: the data were here.
+        """
+        with self._lock:
+            names = sorted(name for name, allowed in self._outputs.items() if not allowed)
+        titles = " and ".join(self.title(name) or name for name in names[:3])
+        more = " and others" if len(names) > 3 else ""
+        return f"Your grant for {titles}{more} does not let results leave." if names else ""
 
     # -- what is done
 
@@ -293,6 +309,7 @@ class Shelf:
         with self._lock:
             self._released[offered.id] = _Released(purpose, answer.until, answer.audit_index)
             self._records[offered.id] = record
+            self._outputs[offered.id] = answer.outputs
             self._ended.pop(offered.id, None)
 
     def _make_record(self, offered: DatasetState, answer: ReleaseResponse, purpose: TermInfo) -> Record:
@@ -314,6 +331,7 @@ class Shelf:
             broker=status.broker,
             audit_index=answer.audit_index,
             audit_leaf=answer.audit_leaf,
+            outputs=answer.outputs,
             token_sha256="" if state.proof is None else state.proof.token_sha256,
         )
 

@@ -9,8 +9,8 @@
 - While the server loads, the token is where JupyterHub's own code looks for it, `os.environ`. Sealroom's
   extension takes it out before the first kernel starts (`sealroom_jupyter.hub`), so that kernels and
   terminals do not inherit it.
-- On Linux other processes of the same user, its kernels among them, cannot read this process's memory, and it
-  leaves no core file.
+- On Linux other processes of the same user, its kernels among them, cannot read this process's memory.
+  Neither it nor its kernels leave a core file.
 - Sealroom's server extension is enabled, whatever configuration files say.
 - JupyterLab does not ask the internet for news and new versions: who works here is nobody's business.
 """
@@ -21,6 +21,8 @@ import ctypes
 import os
 import sys
 from pathlib import Path
+
+from sealroom_jupyter.memory import no_core_files
 
 TOKEN = "JUPYTERHUB_API_TOKEN"  # noqa: S105 - the variable's name
 TOKEN_FD = "SEALROOM_TOKEN_FD"  # noqa: S105 - the variable's name
@@ -64,8 +66,9 @@ def hide_memory() -> None:
 
     The keys of open datasets are in it. `prctl(PR_SET_DUMPABLE, 0)`, prctl(2): `/proc/<pid>/mem` and
     `environ` and ptrace are root's alone, and there is no core file. It ends with `execve`, so kernels are
-    as ever.
+    as ever; what they inherit is the limit of core files.
     """
+    no_core_files()
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 

@@ -70,6 +70,7 @@ function draw(root, card, at, old) {
   row(facts, 'Size', card.extent);
   row(facts, 'Until', card.until && time(card.until));
   row(facts, 'Purpose', card.purpose);
+  row(facts, 'Results', card.results);
   row(facts, 'This server', chip(card.tier, 'tier'));
   row(facts, 'Whom to ask', card.ask);
   const parts = [head];

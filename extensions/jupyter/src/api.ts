@@ -96,6 +96,8 @@ export interface IDataset {
   purpose?: ITerm | null;
   state: Condition;
   until: string | null;
+  /** Whether the person's grant lets results leave the server. */
+  outputs?: boolean;
   reasons: IReason[];
   ask: string;
   /** Whether the sealed files are on this machine. */

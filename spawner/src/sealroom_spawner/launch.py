@@ -98,7 +98,8 @@ def launch(order: Order) -> None:
     if order.uid is not None:
         _become(order.uid)
     os.umask(0o077)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Not 0: the system would still pipe a core to a program, where it has one for that (core(5)).
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
     if sys.platform.startswith("linux"):
         _prctl(PR_SET_NO_NEW_PRIVS, 1)
     _try_paths(order)

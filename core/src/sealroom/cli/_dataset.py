@@ -10,7 +10,9 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import click
 from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
@@ -19,7 +21,8 @@ from sealroom.cli.common import Owner, output, size_text
 from sealroom.crypt4gh import SecretKey, read_secret_key, write_secret_key
 from sealroom.datasets.manifest import Manifest
 from sealroom.datasets.seal import unfinished
-from sealroom.errors import ConfigurationError
+from sealroom.datasets.store import is_far
+from sealroom.errors import ConfigurationError, StorageError
 
 Advance = Callable[[str, int], None]
 """Called with a file's name and how many more of its bytes are done."""
@@ -45,10 +48,13 @@ def key_file(owner: Owner, dataset: str) -> Path:
 
 
 @contextlib.contextmanager
-def new_dataset_key(owner: Owner, dataset: str, destination: Path) -> Iterator[SecretKey]:
+def new_dataset_key(owner: Owner, dataset: str, *, begun: Callable[[], bool]) -> Iterator[SecretKey]:
     """Give the dataset's key; a new one is stored first.
 
-    It is removed again if sealing fails, unless there are files that are sealed to it.
+    Args:
+        owner: The owner's settings.
+        dataset: The dataset's id.
+        begun: Tells after a failure whether there are files that are sealed to it; if not, it is removed.
     """
     path = key_file(owner, dataset)
     if path.exists():
@@ -64,7 +70,7 @@ def new_dataset_key(owner: Owner, dataset: str, destination: Path) -> Iterator[S
     try:
         yield secret
     except BaseException:
-        if unfinished(destination) is None:
+        if not begun():
             path.unlink(missing_ok=True)
         raise
 
@@ -142,6 +148,46 @@ def read_private(path: Path, what: str) -> bytes:
             f"The file of {what}, {path}, may be read by others.", advice=f"Run `chmod 600 {path}`."
         )
     return data
+
+
+# --- places ---
+
+
+class Place(click.ParamType[Path | str]):
+    """A directory on this machine, or `s3://bucket/prefix`."""
+
+    name = "directory"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        """Return a path, or the text of a place in S3."""
+        return value if is_far(value) else Path(value)
+
+
+class NearPlace(click.Path):
+    """A directory on this machine and not in S3."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if is_far(value):
+            self.fail(
+                "a dataset in S3 is not changed in its place: copy it to a directory first.", param, ctx
+            )
+        return super().convert(value, param, ctx)
+
+
+def begun_at(place: Path | str) -> bool:
+    """Tell whether an earlier try to seal to a place has left something there that is sealed already.
+
+    What cannot be told counts as such: a key is not removed on a doubt.
+    """
+    if isinstance(place, Path):
+        return unfinished(place) is not None
+    from sealroom.datasets.seal_s3 import begun
+
+    try:
+        return begun(place)
+    except StorageError:
+        return True
 
 
 # --- progress ---

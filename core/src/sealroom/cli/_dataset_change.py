@@ -10,6 +10,7 @@ import click
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sealroom.cli._dataset import (
+    NearPlace,
     files_text,
     key_file,
     own_public_key,
@@ -30,7 +31,7 @@ from sealroom.datasets.unseal import unseal_dataset
 from sealroom.datasets.update import add_files, complete_update, rekey_dataset
 from sealroom.errors import ConfigurationError, StorageError
 
-_DIRECTORY = click.Path(file_okay=False, path_type=Path)
+_DIRECTORY = NearPlace(file_okay=False, path_type=Path)
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 

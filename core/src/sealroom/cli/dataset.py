@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from sealroom.cli._dataset import (
+    Place,
     base64_text,
+    begun_at,
     files_text,
     key_file,
     new_dataset_key,
@@ -43,6 +46,8 @@ from sealroom.datasets.check import check_dataset
 from sealroom.datasets.manifest import Manifest, check_id
 from sealroom.datasets.metadata import croissant, dcat
 from sealroom.datasets.seal import Description, list_files, seal_directory, unfinished
+from sealroom.datasets.seal_s3 import begun
+from sealroom.datasets.seal_s3 import seal_to_bucket as seal_far
 from sealroom.datasets.store import DatasetDirectory
 from sealroom.errors import ConfigurationError, Error
 
@@ -73,7 +78,10 @@ for _change in (add, rekey, unseal):
 @click.option("--licence", default="", metavar="TEXT", help="Licence of the data.")
 @click.option("--term", "terms", multiple=True, metavar="DUO:…", help="A data use term; may be repeated.")
 @click.option(
-    "--out", required=True, type=_DIRECTORY, help="Where the sealed dataset is made; must not exist."
+    "--out",
+    required=True,
+    type=Place(),
+    help="Where the sealed dataset is made, also s3://bucket/prefix; must not exist.",
 )
 @click.option(
     "--settings", type=_FILE, help="The owner's settings, owner.toml; found as by the other commands."
@@ -82,24 +90,32 @@ for _change in (add, rekey, unseal):
     "--sha256", is_flag=True, help="Make a SHA-256 over each sealed file, too; sealing takes longer."
 )
 @json_option
-def seal(directory: Path, dataset: str, out: Path, settings: Path | None, sha256: bool, **texts: str) -> None:
+def seal(
+    directory: Path, dataset: str, out: Path | str, settings: Path | None, sha256: bool, **texts: str
+) -> None:
     """Seal the files of DIRECTORY as a new dataset; they are only read.
 
     If it is interrupted, the same command goes on with the files that are left.
+
+    A bucket is reached as the AWS_ variables say: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and others.
     """
     owner = load_owner(settings)
     check_id(dataset)
     signing = signing_key(owner)
     files = list_files(directory)
     size = sum(file.size for file in files)
-    if unfinished(out) is not None:
+    if (unfinished(out) is not None) if isinstance(out, Path) else begun(out):
         output().note("Going on with what an earlier try has sealed.")
     started = time.monotonic()
+    to = (
+        partial(seal_directory, directory, out)
+        if isinstance(out, Path)
+        else partial(seal_far, directory, out)
+    )
+    key = new_dataset_key(owner, dataset, begun=lambda: begun_at(out))
     try:
-        with new_dataset_key(owner, dataset, out) as secret, progress_bar("Sealing", size) as advance:
-            manifest = seal_directory(
-                directory,
-                out,
+        with key as secret, progress_bar("Sealing", size) as advance:
+            manifest = to(
                 description=_description(dataset, texts),
                 dataset_key=secret.public,
                 signing_key=signing,
@@ -107,8 +123,8 @@ def seal(directory: Path, dataset: str, out: Path, settings: Path | None, sha256
                 whole_digests=sha256,
             )
     except BaseException:
-        rest = unfinished(out)
-        if rest is not None:
+        if begun_at(out):
+            rest = unfinished(out) if isinstance(out, Path) else f"what is below {out}"
             output().note(f"The same command goes on from here. To begin anew instead, remove {rest} first.")
         raise
     seconds = max(time.monotonic() - started, 1e-3)
@@ -125,13 +141,13 @@ def seal(directory: Path, dataset: str, out: Path, settings: Path | None, sha256
 
 
 @command.command()
-@click.argument("directory", type=_DIRECTORY)
+@click.argument("directory", type=Place())
 @click.option("--croissant", "form", flag_value="croissant", help="As Croissant metadata (JSON-LD).")
 @click.option("--dcat", "form", flag_value="dcat", help="As DCAT-AP metadata (JSON-LD).")
 @click.option("--url", default="", metavar="URL", help="Where people find the dataset, for the metadata.")
 @json_option
-def show(directory: Path, form: str | None, url: str) -> None:
-    """Show what the manifest in DIRECTORY says; this checks nothing."""
+def show(directory: Path | str, form: str | None, url: str) -> None:
+    """Show what the manifest in DIRECTORY, or s3://bucket/prefix, says; this checks nothing."""
     manifest = Manifest.from_bytes(DatasetDirectory(directory).read_manifest().data)
     if form is not None:
         output().result((croissant if form == "croissant" else dcat)(manifest, url=url))
@@ -159,13 +175,16 @@ def show(directory: Path, form: str | None, url: str) -> None:
 
 
 @command.command()
-@click.argument("directory", type=_DIRECTORY)
+@click.argument("directory", type=Place())
 @click.option("--key", type=_FILE, help="The data owner's public key (PEM, Ed25519); your own by default.")
 @click.option("--decrypt", is_flag=True, help="Decrypt every segment too, in memory, with the dataset's key.")
 @owner_option
 @json_option
-def verify(directory: Path, key: Path | None, decrypt: bool, owner: Path | None) -> int:
-    """Check that DIRECTORY holds what the data owner sealed: all of it, in order, unchanged."""
+def verify(directory: Path | str, key: Path | None, decrypt: bool, owner: Path | None) -> int:
+    """Check that DIRECTORY holds what the data owner sealed: all of it, in order, unchanged.
+
+    DIRECTORY may be s3://bucket/prefix.
+    """
     place = DatasetDirectory(directory)
     settings = load_owner(owner) if key is None or decrypt else None
     owner_key = public_key(key) if key is not None else own_public_key(settings)
@@ -179,7 +198,7 @@ def verify(directory: Path, key: Path | None, decrypt: bool, owner: Path | None)
 
 
 @command.command()
-@click.argument("directory", type=_DIRECTORY)
+@click.argument("directory", type=Place())
 @click.option(
     "--keep-until",
     callback=future,
@@ -188,7 +207,7 @@ def verify(directory: Path, key: Path | None, decrypt: bool, owner: Path | None)
 )
 @owner_option
 @json_option
-def register(directory: Path, keep_until: datetime | None, owner: Path | None) -> None:
+def register(directory: Path | str, keep_until: datetime | None, owner: Path | None) -> None:
     """Give the broker the manifest and the secret key of the dataset in DIRECTORY. No data are sent."""
     from sealroom.kbs.calls import DatasetRegistration
 
@@ -223,14 +242,14 @@ def register(directory: Path, keep_until: datetime | None, owner: Path | None) -
 
 
 @command.command("trustee-resource")
-@click.argument("directory", type=_DIRECTORY)
+@click.argument("directory", type=Place())
 @click.option("--key", type=_FILE, help="The dataset's secret key; the one of your settings by default.")
 @click.option("--out", required=True, type=_FILE, help="The file to write; must not exist.")
 @click.option("--key-only", is_flag=True, help="Without the manifest: for a manifest of more than 1 MB.")
 @owner_option
 @json_option
 def trustee_resource(
-    directory: Path, key: Path | None, out: Path, key_only: bool, owner: Path | None
+    directory: Path | str, key: Path | None, out: Path, key_only: bool, owner: Path | None
 ) -> None:
     """Write the key of the dataset in DIRECTORY as a resource for a Trustee key broker.
 

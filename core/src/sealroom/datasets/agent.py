@@ -16,6 +16,7 @@ A request is a JSON object `{"op": …, …}`, framed as `wire` says. The answer
 | `datasets` | - | list of `DatasetInfo` |
 | `unlock` | `dataset`, `purpose` (DUO code, or empty for the only one) | `DatasetInfo` |
 | `files` | `dataset` | list of `FileInfo` |
+| `file` | `dataset`, `file` | `FileInfo` |
 | `share` | `size` | `{"block", "size"}` and a descriptor of shared memory; block 0 if there is none |
 | `read` | `dataset`, `file`, `offset`, `length` (at most 4 MiB) | raw bytes; fewer only at the end |
 | `read` | the same of any length, `into` (a block), `at` (a position in it) | `{"size"}` |
@@ -25,6 +26,13 @@ A request is a JSON object `{"op": …, …}`, framed as `wire` says. The answer
 | `request` | `dataset`, `purpose`, `reason`, `until` (ISO 8601 with a zone, or empty) | `RequestInfo` |
 | `requests` | - | list of `RequestInfo`, the newest first |
 | `take_back` | `request` (its id) | `RequestInfo` |
+| `workspace` | - | `WorkspaceInfo` |
+| `keep` | `file`, `part`, `entry` (fields of the file), `overwrite` | `FileInfo` |
+| `remove` | `file` | - |
+
+A reading operation names a file by its name, or by its name and version with a NUL between them; then it is
+refused where another version is open. `file`, `files` and the reading operations take `workspace` for a
+dataset: the results that were saved here.
 
 The ranges of `reads` begin at multiples of 64 in the block, one behind the other. Any request may carry
 `drop`: numbers of blocks that are not used any more.
@@ -60,6 +68,7 @@ from sealroom.datasets.messages import (
     RecordInfo,
     RequestInfo,
     ServerStatus,
+    WorkspaceInfo,
 )
 from sealroom.datasets.shared import LARGEST_BLOCK
 from sealroom.datasets.wire import (
@@ -89,6 +98,8 @@ _DATASET = TypeAdapter(DatasetInfo)
 _RECORD = TypeAdapter(RecordInfo)
 _DATASETS = TypeAdapter(tuple[DatasetInfo, ...])
 _FILES = TypeAdapter(tuple[FileInfo, ...])
+_FILE = TypeAdapter(FileInfo)
+_WORKSPACE = TypeAdapter(WorkspaceInfo)
 _EXPLANATION = TypeAdapter(ExplanationInfo)
 _REQUEST = TypeAdapter(RequestInfo)
 _REQUESTS = TypeAdapter(tuple[RequestInfo, ...])
@@ -136,6 +147,15 @@ class AgentClient:
         """Return the files of an unlocked dataset."""
         return _parse(_FILES, self._call({"op": "files", "dataset": dataset}))
 
+    def file(self, dataset: str, file: str) -> FileInfo:
+        """Return one file of an unlocked dataset.
+
+        Raises:
+            AccessDeniedError: The dataset is locked.
+            StorageError: It has no such file.
+        """
+        return _parse(_FILE, self._call({"op": "file", "dataset": dataset, "file": file}))
+
     def record(self, dataset: str) -> RecordInfo:
         """Return what was proven when the dataset was unlocked."""
         return _parse(_RECORD, self._call({"op": "record", "dataset": dataset}))
@@ -161,6 +181,27 @@ class AgentClient:
     def take_back(self, request: str) -> RequestInfo:
         """Take back a request that was not answered yet."""
         return _parse(_REQUEST, self._call({"op": "take_back", "request": request}))
+
+    def workspace(self) -> WorkspaceInfo:
+        """Return what is needed to seal a result to the workspace.
+
+        Raises:
+            StorageError: The workspace's directory cannot be made.
+        """
+        return _parse(_WORKSPACE, self._call({"op": "workspace"}))
+
+    def keep(self, file: str, part: str, entry: dict[str, Any], *, overwrite: bool) -> FileInfo:
+        """Have a finished part of the workspace named; see `workspace.Workspace.keep`."""
+        request = {"op": "keep", "file": file, "part": part, "entry": entry, "overwrite": overwrite}
+        return _parse(_FILE, self._call(request))
+
+    def remove(self, file: str) -> None:
+        """Remove a result from the workspace.
+
+        Raises:
+            StorageError: It is not there, or cannot be removed.
+        """
+        self._call({"op": "remove", "file": file})
 
     def read(self, dataset: str, file: str, offset: int, length: int) -> bytes:
         """Return a range of a file, shorter only at the file's end."""
@@ -250,7 +291,7 @@ class AgentClient:
         except Error as error:
             return error
 
-    def _call(self, request: dict[str, str]) -> Any:
+    def _call(self, request: dict[str, Any]) -> Any:
         return self._use(lambda connection: connection.call(request, memoryview(b"")))[1]
 
     def _use(self, work: Callable[[Connection], _T]) -> _T:

@@ -42,7 +42,8 @@ from sealroom.datasets.messages import (
 from sealroom.datasets.parallel import for_each
 from sealroom.datasets.shared import AgentBlocks, Budget
 from sealroom.datasets.wire import MAX_READ, MAX_REQUEST, Inbox, error_to_wire, send_frame, set_patience
-from sealroom.errors import ConfigurationError, Error, ProtocolError
+from sealroom.datasets.workspace import WORKSPACE, Workspace
+from sealroom.errors import ConfigurationError, Error, IntegrityError, ProtocolError
 
 MAX_CONNECTIONS = 256
 """A kernel holds one or two, a DataLoader worker one."""
@@ -71,6 +72,9 @@ class AgentBackend(Protocol):
     def files(self, dataset: str) -> Sequence[FileInfo]:
         """Return the files of an unlocked dataset."""
 
+    def file(self, dataset: str, file: str) -> FileInfo:
+        """Return one file of an unlocked dataset."""
+
     def read_into(self, dataset: str, file: str, offset: int, buffer: memoryview) -> int:
         """Fill the buffer from a file and return how many bytes there were, fewer only at its end."""
 
@@ -97,11 +101,20 @@ class AgentServer:
         path: Where the socket is made; its directory exists and belongs to the server's user.
         backend: What answers.
         allowed_uid: The user whose processes may connect; this process's own by default.
+        workspace: Where kernels save results; none by default.
     """
 
-    def __init__(self, path: Path | str, backend: AgentBackend, *, allowed_uid: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        backend: AgentBackend,
+        *,
+        allowed_uid: int | None = None,
+        workspace: Workspace | None = None,
+    ) -> None:
         self.path = Path(path)
         self._backend = backend
+        self._workspace = workspace
         self._allowed_uid = os.getuid() if allowed_uid is None else allowed_uid
         self._listener: socket.socket | None = None
         self._thread: threading.Thread | None = None
@@ -202,7 +215,7 @@ class AgentServer:
 
     def _serve(self, connection: socket.socket) -> None:
         try:
-            session = _Session(connection, self._backend, self._budget)
+            session = _Session(connection, self._backend, self._budget, self._workspace)
             with connection, contextlib.closing(session):
                 while session.answer_one():
                     pass
@@ -216,9 +229,16 @@ class AgentServer:
 class _Session:
     """One connection."""
 
-    def __init__(self, connection: socket.socket, backend: AgentBackend, budget: Budget) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        backend: AgentBackend,
+        budget: Budget,
+        workspace: Workspace | None = None,
+    ) -> None:
         self._connection = connection
         self._backend = backend
+        self._workspace = workspace
         self._inbox = Inbox(connection)
         self._blocks = AgentBlocks(budget)
         self._scratch: mmap.mmap | None = None
@@ -285,14 +305,62 @@ class _Session:
         if op == "unlock":
             return _dump(self._backend.unlock(_text(request, "dataset"), _text(request, "purpose")))
         if op == "files":
-            return [_dump(item) for item in self._backend.files(_text(request, "dataset"))]
+            return [_dump(item) for item in self._files(_text(request, "dataset"))]
+        if op == "file":
+            return _dump(self._file(_text(request, "dataset"), _text(request, "file")))
         if op == "record":
             return _dump(self._backend.record(_text(request, "dataset")))
         if op in ("explain", "request", "requests", "take_back"):
             return self._access(op, request)
+        if op in ("workspace", "keep", "remove") and self._workspace is not None:
+            return self._save(self._workspace, op, request)
         raise ProtocolError(
             "The agent does not know this operation.", advice="Update Sealroom in the server."
         )
+
+    def _save(self, workspace: Workspace, op: str, request: dict[str, Any]) -> Any:
+        if op == "workspace":
+            return _dump(workspace.info())
+        file = _text(request, "file")
+        if op == "remove":
+            workspace.remove(file)
+            return None
+        entry, part = request.get("entry"), _text(request, "part")
+        if not isinstance(entry, dict):
+            raise ProtocolError("The request lacks what is said about the file.")
+        return _dump(workspace.keep(file, part, entry, overwrite=request.get("overwrite") is True))
+
+    def _files(self, dataset: str) -> Sequence[FileInfo]:
+        if dataset == WORKSPACE and self._workspace is not None:
+            return self._workspace.files()
+        return self._backend.files(dataset)
+
+    def _file(self, dataset: str, file: str) -> FileInfo:
+        if dataset == WORKSPACE and self._workspace is not None:
+            return self._workspace.file(file)
+        return self._backend.file(dataset, file)
+
+    def _read_into(self, dataset: str, handle: str, offset: int, buffer: memoryview) -> int:
+        file, _, version = handle.partition("\0")
+        if not version:
+            return self._read_any(dataset, file, offset, buffer)
+        # Looked at again afterwards: another version may have taken its place during the read.
+        self._check_version(dataset, file, version)
+        done = self._read_any(dataset, file, offset, buffer)
+        self._check_version(dataset, file, version)
+        return done
+
+    def _check_version(self, dataset: str, file: str, version: str) -> None:
+        if self._file(dataset, file).version != version:
+            raise IntegrityError(
+                f"{dataset}/{file} is another version than the one that was opened.",
+                advice="Open the file again.",
+            )
+
+    def _read_any(self, dataset: str, file: str, offset: int, buffer: memoryview) -> int:
+        if dataset == WORKSPACE and self._workspace is not None:
+            return self._workspace.read_into(file, offset, buffer)
+        return self._backend.read_into(dataset, file, offset, buffer)
 
     def _access(self, op: str, request: dict[str, Any]) -> Any:
         if op == "requests":
@@ -313,7 +381,7 @@ class _Session:
             # Page-aligned: copies into it run several times faster than into a bytearray.
             self._scratch = mmap.mmap(-1, MAX_READ)
         buffer = memoryview(self._scratch)[:length]
-        size = self._backend.read_into(_text(request, "dataset"), _text(request, "file"), offset, buffer)
+        size = self._read_into(_text(request, "dataset"), _text(request, "file"), offset, buffer)
         return buffer[:size]
 
     def _share(self, request: dict[str, Any]) -> tuple[dict[str, int], int | None]:
@@ -334,7 +402,7 @@ class _Session:
         offset, length, at = (_number(request, field) for field in ("offset", "length", "at"))
         buffer = self._blocks.view(request.get("into"), at, length)
         dataset, file = _text(request, "dataset"), _text(request, "file")
-        return {"size": self._backend.read_into(dataset, file, offset, buffer)}
+        return {"size": self._read_into(dataset, file, offset, buffer)}
 
     def _read_batch(self, request: dict[str, Any]) -> list[Any]:
         dataset, ranges = _text(request, "dataset"), request.get("ranges")
@@ -353,7 +421,7 @@ class _Session:
         def work(number: int) -> None:
             file, offset, buffer = wanted[number]
             try:
-                results[number] = self._backend.read_into(dataset, file, offset, buffer)
+                results[number] = self._read_into(dataset, file, offset, buffer)
             except Error as error:
                 results[number] = error_to_wire(error)
             except Exception:  # noqa: BLE001 - as for one range

@@ -83,7 +83,7 @@ class Dataset:
         """
         for file in self.files:
             if file.name == name:
-                return SealedFile(self.client, self.id, file.name, file.size)
+                return SealedFile(self.client, self.id, file.name, file.size, file.version)
         raise StorageError(
             f"The dataset {self.id} has no file {name!r}.",
             advice="It has: " + ", ".join(file.name for file in self.files[:20]) + ".",
@@ -278,14 +278,8 @@ def open_file(client: AgentClient, dataset: str, name: str) -> SealedFile:
         AccessDeniedError: The dataset is locked, or access to it has ended.
         StorageError: The dataset has no such file.
     """
-    files = client.files(dataset)
-    for file in files:
-        if file.name == name:
-            return SealedFile(client, dataset, name, file.size)
-    raise StorageError(
-        f"The dataset {dataset} has no file {name!r}.",
-        advice="It has: " + ", ".join(file.name for file in files[:20]) + ".",
-    )
+    file = client.file(dataset, name)
+    return SealedFile(client, dataset, name, file.size, file.version)
 
 
 def record(dataset: str) -> Record:

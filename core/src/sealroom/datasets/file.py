@@ -15,6 +15,7 @@ import os
 from typing import TYPE_CHECKING, NoReturn
 
 from sealroom.datasets.agent import AgentClient
+from sealroom.datasets.messages import handle
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -38,16 +39,21 @@ class SealedFile(io.RawIOBase):
         dataset: The dataset's id.
         name: The file's name in the dataset.
         size: Its plaintext size.
+        version: Which version of it (`FileInfo.version`): reads are refused where another one is open. Any
+            without it.
     """
 
     mode = "rb"
 
-    def __init__(self, client: AgentClient, dataset: str, name: str, size: int) -> None:
+    def __init__(self, client: AgentClient, dataset: str, name: str, size: int, version: str = "") -> None:
         super().__init__()
         self.client = client
         self.dataset = dataset
         self.path = name
         self.size = size
+        self.handle = handle(name, version)
+        """What its reads name it by (`AgentClient.read_ranges`)."""
+        self._version = version
         self._position = 0
         self._window = memoryview(b"")
         self._window_start = 0
@@ -63,12 +69,12 @@ class SealedFile(io.RawIOBase):
         self._check_open()
         view = memoryview(buffer).cast("B")
         want = max(0, min(len(view), self.size - offset))
-        return self.client.read_into(self.dataset, self.path, offset, view[:want])
+        return self.client.read_into(self.dataset, self.handle, offset, view[:want])
 
     def pread(self, offset: int, length: int) -> bytes:
         """Return a range, shorter only at the file's end."""
         self._check_open()
-        return self.client.read(self.dataset, self.path, offset, max(0, min(length, self.size - offset)))
+        return self.client.read(self.dataset, self.handle, offset, max(0, min(length, self.size - offset)))
 
     def pread_buffer(self, offset: int, length: int) -> memoryview:
         """Return a range, shorter only at the file's end, in memory that it was decrypted into.
@@ -78,7 +84,7 @@ class SealedFile(io.RawIOBase):
         """
         self._check_open()
         want = max(0, min(length, self.size - offset))
-        return self.client.read_buffer(self.dataset, self.path, offset, want)
+        return self.client.read_buffer(self.dataset, self.handle, offset, want)
 
     def read_buffer(self, size: int = -1, /) -> memoryview:
         """Return bytes from the position on as a buffer, as Arrow asks for them; see `pread_buffer`."""
@@ -160,7 +166,8 @@ class SealedFile(io.RawIOBase):
         raise io.UnsupportedOperation("a sealed file is read-only")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _reopen, (type(self), self.client, self.dataset, self.path, self.size, self._position)
+        made = (type(self), self.client, self.dataset, self.path, self.size, self._version)
+        return _reopen, (*made, self._position)
 
     def __repr__(self) -> str:
         return f"<SealedFile {self.name}, {self.size} bytes>"
@@ -192,8 +199,14 @@ class SealedFile(io.RawIOBase):
 
 
 def _reopen(
-    kind: type[SealedFile], client: AgentClient, dataset: str, name: str, size: int, position: int
+    kind: type[SealedFile],
+    client: AgentClient,
+    dataset: str,
+    name: str,
+    size: int,
+    version: str,
+    position: int,
 ) -> SealedFile:
-    file = kind(client, dataset, name, size)
+    file = kind(client, dataset, name, size, version)
     file.seek(position)
     return file

@@ -71,6 +71,8 @@ class DatasetInfo(_Message):
     """Whether the sealed files are on this machine."""
     asks: tuple[TermInfo, ...] = ()
     """Purposes for which a person may ask the owner for access."""
+    outputs: bool = False
+    """Whether the person's grant lets results leave the server."""
     ended: EndedInfo | None = None
     """Why this server's access ended, until the dataset is unlocked again."""
 
@@ -82,6 +84,34 @@ class FileInfo(_Message):
     size: int
     """Plaintext bytes."""
     media_type: str = "application/octet-stream"
+    version: str = ""
+    """Root of its segments' digests: another one is another file, also under the same name."""
+
+    @property
+    def handle(self) -> str:
+        """What a read names the file by, so that it is refused where another version is open."""
+        return handle(self.name, self.version)
+
+
+def handle(name: str, version: str) -> str:
+    """Return what a read names a version of a file by; any version without one.
+
+    No name of a file holds a control character (`manifest.check_name`).
+    """
+    return f"{name}\0{version}" if version else name
+
+
+class WorkspaceInfo(_Message):
+    """What a kernel needs to seal a result to the workspace."""
+
+    key: str
+    """The workspace's public key (X25519), standard base64."""
+    directory: str
+    """Where sealed results lie."""
+    outputs: bool = False
+    """Whether a result may be sealed to further recipients."""
+    why: str = ""
+    """Why not, in a sentence."""
 
 
 class ClaimInfo(_Message):
@@ -161,6 +191,8 @@ class RecordInfo(_Message):
     audit_index: int | None = None
     audit_leaf: str = ""
     """Leaf hash of the audit entry, hex: what `sealroom audit verify` looks for."""
+    outputs: bool = False
+    """Whether the grant let results leave the server."""
 
 
 # --- access requests and explanations ---

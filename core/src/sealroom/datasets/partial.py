@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
+from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -65,24 +66,80 @@ def derive_writer(signing_key: Ed25519PrivateKey, dataset: str, dataset_key: Pub
     return SecretKey(_derive(signing_key, dataset_key, b"sealroom writer 1\0" + dataset.encode()))
 
 
+class Finished(Protocol):
+    """What is sealed already, wherever that is written down."""
+
+    @property
+    def done(self) -> dict[str, tuple[SourceIdentity, FileEntry]]:
+        """The files, each with what it was made of."""
+
+    def add(self, source: SourceIdentity, entry: FileEntry) -> None:
+        """Record a file whose sealed bytes are durable; `sync` makes the record durable."""
+
+    def sync(self) -> None:
+        """Make the records durable."""
+
+    def usable(self, name: str, source: SourceIdentity) -> FileEntry | None:
+        """Return the entry of a file that need not be sealed again."""
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The lines of a journal: each under a MAC over itself and the line before."""
+
+    key: bytes = field(repr=False)
+    done: dict[str, tuple[SourceIdentity, FileEntry]] = field(default_factory=dict)
+    _last: bytes = b""
+
+    @classmethod
+    def of(cls, signing_key: Ed25519PrivateKey, dataset: str, dataset_key: PublicKey) -> Ledger:
+        """Return an empty ledger of one owner, dataset and key."""
+        return cls(_derive(signing_key, dataset_key, b"sealroom journal 1\0" + dataset.encode()))
+
+    def line(self, source: SourceIdentity, entry: FileEntry) -> bytes:
+        """Take in a file and return its line."""
+        body = {
+            "source": [source.size, source.mtime_ns, source.inode],
+            "entry": entry.model_dump(mode="json", exclude_none=True),
+        }
+        text = json.dumps(body, separators=(",", ":")).encode()
+        self._last = self.mac(text)
+        self.done[entry.name] = (source, entry)
+        return self._last.hex().encode() + b" " + text + b"\n"
+
+    def take(self, line: bytes) -> bool:
+        """Take in a line that was written earlier; False if it is not good, and neither is what follows."""
+        mac, _, text = line[:-1].partition(b" ")
+        if not line.endswith(b"\n") or not hmac.compare_digest(mac, self.mac(text).hex().encode()):
+            return False
+        try:
+            body = json.loads(text)
+            entry = FileEntry.model_validate(body["entry"])
+            self.done[entry.name] = (SourceIdentity(*body["source"]), entry)
+        except (ValueError, KeyError, TypeError, ValidationError):
+            return False
+        self._last = self.mac(text)
+        return True
+
+    def mac(self, text: bytes) -> bytes:
+        """Return the MAC of the text that comes next."""
+        return hmac.digest(self.key, self._last + text, "sha256")
+
+
 @dataclass(slots=True)
 class Journal:
     """What is sealed already in a hidden directory."""
 
     directory: Path
-    key: bytes = field(repr=False)
-    """MAC key of its lines."""
-    done: dict[str, tuple[SourceIdentity, FileEntry]] = field(default_factory=dict)
+    _ledger: Ledger
     _stream: FileIO | None = None
-    _last: bytes = b""
 
     @classmethod
     def open(
         cls, directory: Path, signing_key: Ed25519PrivateKey, dataset: str, dataset_key: PublicKey
     ) -> Journal:
         """Read the journal of an earlier try, if there is one for the same owner, dataset and key."""
-        key = _derive(signing_key, dataset_key, b"sealroom journal 1\0" + dataset.encode())
-        journal = cls(directory, key)
+        journal = cls(directory, Ledger.of(signing_key, dataset, dataset_key))
         path = directory / JOURNAL
         good = journal._read(path)
         # Behind the last good line nothing counts: a torn line is cut off before another one is written.
@@ -91,18 +148,16 @@ class Journal:
         journal._stream.truncate(good)
         return journal
 
+    @property
+    def done(self) -> dict[str, tuple[SourceIdentity, FileEntry]]:
+        """The files that are sealed, each with what it was made of."""
+        return self._ledger.done
+
     def add(self, source: SourceIdentity, entry: FileEntry) -> None:
         """Record a file whose sealed bytes are durable; `sync` makes the record durable."""
         if self._stream is None:
             raise RuntimeError("the journal is closed")
-        body = {
-            "source": [source.size, source.mtime_ns, source.inode],
-            "entry": entry.model_dump(mode="json", exclude_none=True),
-        }
-        text = json.dumps(body, separators=(",", ":")).encode()
-        self._last = self._mac(text)
-        self._stream.write(self._last.hex().encode() + b" " + text + b"\n")
-        self.done[entry.name] = (source, entry)
+        self._stream.write(self._ledger.line(source, entry))
 
     def sync(self) -> None:
         """Make the records durable."""
@@ -141,21 +196,10 @@ class Journal:
             return 0
         end = 0
         for line in lines:
-            mac, _, text = line[:-1].partition(b" ")
-            if not line.endswith(b"\n") or not hmac.compare_digest(mac, self._mac(text).hex().encode()):
+            if not self._ledger.take(line):
                 break
-            try:
-                body = json.loads(text)
-                entry = FileEntry.model_validate(body["entry"])
-                self.done[entry.name] = (SourceIdentity(*body["source"]), entry)
-            except (ValueError, KeyError, TypeError, ValidationError):
-                break
-            self._last = self._mac(text)
             end += len(line)
         return end
-
-    def _mac(self, text: bytes) -> bytes:
-        return hmac.digest(self.key, self._last + text, "sha256")
 
 
 @dataclass(slots=True)

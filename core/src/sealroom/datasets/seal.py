@@ -39,6 +39,7 @@ from sealroom.datasets.manifest import (
 )
 from sealroom.datasets.metadata import write_metadata
 from sealroom.datasets.partial import (
+    Finished,
     Journal,
     SourceIdentity,
     check_free,
@@ -51,6 +52,7 @@ from sealroom.datasets.partial import (
 )
 from sealroom.datasets.sealing import Progress, Sealer, SourceFile, space_needed
 from sealroom.datasets.terms import Term, term
+from sealroom.datasets.workspace import WORKSPACE
 from sealroom.errors import ConfigurationError, StorageError
 
 
@@ -123,15 +125,14 @@ def seal_directory(
             sealed.
         FormatError: A name or a text of the description cannot be used.
     """
-    check_id(description.id)
-    terms = tuple(term(code) for code in description.terms)
+    terms = check_description(description)
     files = list_files(source)
     destination = destination.absolute()
     check_destination(destination)
     _check_apart(source, destination)
     writer = derive_writer(signing_key, description.id, dataset_key)
     # What the manifest cannot say is refused before anything is sealed.
-    _make_manifest(description, terms, [_example(files[0].name)], dataset_key, writer.public, created)
+    make_manifest(description, terms, [], dataset_key, writer.public, created, example=files[0].name)
     try:
         with hidden_directory(destination) as hidden:
             journal = Journal.open(hidden.path, signing_key, description.id, dataset_key)
@@ -146,7 +147,7 @@ def seal_directory(
                 ) as sealer:
                     sealer.seal_all(left, journal, progress)
                 entries = [journal.done[file.name][1] for file in files]
-                manifest = _make_manifest(description, terms, entries, dataset_key, writer.public, created)
+                manifest = make_manifest(description, terms, entries, dataset_key, writer.public, created)
                 data = manifest.to_bytes()
                 signature = encode_signature(sign_manifest(data, signing_key))
                 write_durably(hidden.path / SIGNATURE_NAME, signature)
@@ -168,6 +169,22 @@ def seal_directory(
     return manifest
 
 
+def check_description(description: Description) -> tuple[Term, ...]:
+    """Check the id, and return the terms.
+
+    Raises:
+        FormatError: The id or a term cannot be used.
+        ConfigurationError: The id means something else.
+    """
+    check_id(description.id)
+    if description.id == WORKSPACE:
+        raise ConfigurationError(
+            f"A dataset cannot be called {WORKSPACE!r}: notebooks save their results there.",
+            advice="Choose another id.",
+        )
+    return tuple(term(code) for code in description.terms)
+
+
 def unfinished(destination: Path) -> Path | None:
     """Return the hidden directory that an earlier try to seal to a place has left, if there is one."""
     path = hidden_path(destination.absolute())
@@ -175,7 +192,7 @@ def unfinished(destination: Path) -> Path | None:
 
 
 def finished(
-    journal: Journal, files: Sequence[SourceFile], progress: Progress | None, *, whole_digests: bool
+    journal: Finished, files: Sequence[SourceFile], progress: Progress | None, *, whole_digests: bool
 ) -> set[str]:
     """Return the names of the files that an earlier try has sealed and that are still the same."""
     done = set()
@@ -237,14 +254,32 @@ def _example(name: str) -> FileEntry:
     return FileEntry(name=name, size=0, header_size=0, header_sha256=none, cipher_size=0, segments_root=none)
 
 
-def _make_manifest(
+def make_manifest(
     description: Description,
     terms: tuple[Term, ...],
     entries: Sequence[FileEntry],
     dataset_key: PublicKey,
     writer: PublicKey,
     created: datetime | None,
+    *,
+    example: str = "",
 ) -> Manifest:
+    """Make the manifest of a new dataset.
+
+    Args:
+        description: What it says.
+        terms: Its terms.
+        entries: Its files; none for a try, which has one of the name `example`.
+        dataset_key: Whom the files are sealed to.
+        writer: Who wrote them.
+        created: Its time; now by default.
+        example: Name of a file.
+
+    Raises:
+        FormatError: A text of the description cannot be used.
+    """
+    if not entries:
+        entries = [_example(example)]
     fields = {
         "id": description.id,
         "title": description.title,
@@ -277,9 +312,11 @@ __all__ = [
     "Description",
     "Progress",
     "SourceFile",
+    "check_description",
     "check_destination",
     "finished",
     "list_files",
+    "make_manifest",
     "os_error",
     "seal_directory",
     "unfinished",

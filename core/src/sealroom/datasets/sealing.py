@@ -25,8 +25,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from sealroom.crypt4gh import (
     CIPHER_SEGMENT,
@@ -43,7 +45,7 @@ from sealroom.crypt4gh import (
 )
 from sealroom.datasets.manifest import SEALED_SUFFIX, SEGMENTS_SUFFIX, FileEntry
 from sealroom.datasets.merkle import root_hash
-from sealroom.datasets.partial import Journal, SourceIdentity, write_durably
+from sealroom.datasets.partial import Finished, SourceIdentity, write_durably
 from sealroom.datasets.segment_list import RECORD, record_of
 from sealroom.datasets.store import cannot_read
 from sealroom.errors import ConfigurationError, StorageError
@@ -106,7 +108,7 @@ class Sealer:
         self._pool.shutdown(cancel_futures=True)
 
     def seal_all(
-        self, files: Sequence[SourceFile], journal: Journal, progress: Progress | None
+        self, files: Sequence[SourceFile], journal: Finished, progress: Progress | None
     ) -> list[FileEntry]:
         """Seal files and record each in the journal; those that are in it already are passed over.
 
@@ -130,18 +132,22 @@ class Sealer:
             if tell and file.size:
                 advance(file.name, file.size)
 
+        def take(most: int) -> None:
+            """Record what is done, and wait until so many are running at most."""
+            while running and (len(running) > most or running[0][1].done()):
+                first, future = running.popleft()
+                record(first, future.result(), tell=True)
+
         try:
             for file in files:
                 if file.size <= _BATCH_BYTES:
                     running.append((file, self._pool.submit(self._seal_small, file)))
+                    take(2 * self._workers)
                 else:
+                    # Not beside small ones: where the disk is too small for it, they would fail with it.
+                    take(0)
                     record(file, self._seal_large(file, advance), tell=False)
-                while running and (len(running) > 2 * self._workers or running[0][1].done()):
-                    first, future = running.popleft()
-                    record(first, future.result(), tell=True)
-            while running:
-                first, future = running.popleft()
-                record(first, future.result(), tell=True)
+            take(0)
         finally:
             # After an error, too: the few that were begun are finished, and need not be sealed again.
             wait([future for _, future in running])
@@ -154,7 +160,6 @@ class Sealer:
     def _seal_small(self, file: SourceFile) -> tuple[SourceIdentity, FileEntry]:
         """Seal a file of one batch, in one task."""
         header, cipher = self._keys()
-        target = self._target(file)
         fd, before = open_source(file)
         try:
             out = self._buffer("out", _BATCH * CIPHER_SEGMENT)
@@ -166,21 +171,20 @@ class Sealer:
         digest = hashlib.sha256(header.to_bytes()) if self._whole else None
         if digest is not None:
             digest.update(body)
-        with _Output(target, 0) as output:
+        with self._output(file.name + SEALED_SUFFIX, 0) as output:
             output.write_plain(header.to_bytes(), body)
         return before, self._finish(file, header, records, digest)
 
     def _seal_large(self, file: SourceFile, advance: Progress) -> tuple[SourceIdentity, FileEntry]:
         """Seal a file batch by batch; several run at once, and they are written in order."""
         header, cipher = self._keys()
-        target = self._target(file)
         digest = hashlib.sha256(header.to_bytes()) if self._whole else None
         records = bytearray()
         fd, before = open_source(file)
         running: deque[tuple[memoryview, int, int, Future[bytes]]] = deque()
         free = [_aligned(_PAGE + _BATCH * CIPHER_SEGMENT) for _ in range(self._workers + 2)]
 
-        def finish_one(output: _Output) -> None:
+        def finish_one(output: Output) -> None:
             buffer, shift, size, future = running[0]
             more = future.result()
             running.popleft()
@@ -194,7 +198,8 @@ class Sealer:
 
         try:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-            with _Output(target, header.size + cipher_size(file.size), header.to_bytes()) as output:
+            whole = header.size + cipher_size(file.size)
+            with self._output(file.name + SEALED_SUFFIX, whole, header.to_bytes()) as output:
                 for start in range(0, file.size, _BATCH_BYTES):
                     if not free:
                         finish_one(output)
@@ -221,10 +226,15 @@ class Sealer:
         finally:
             key.wipe()
 
-    def _target(self, file: SourceFile) -> Path:
-        target = self._directory / (file.name + SEALED_SUFFIX)
+    def _output(self, name: str, size: int, begin: bytes = b"") -> AbstractContextManager[Output]:
+        """Return a new file that is written in order; `size` is 0 where all of it comes at once."""
+        target = self._directory / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        return target
+        return _Output(target, size, begin)
+
+    def _store(self, name: str, data: bytes) -> None:
+        """Make a small new file durable."""
+        write_durably(self._directory / name, data)
 
     def _encrypt(
         self, file: SourceFile, fd: int, start: int, size: int, cipher: SegmentCipher, out: memoryview
@@ -253,8 +263,7 @@ class Sealer:
     def _finish(
         self, file: SourceFile, header: Header, records: bytes | bytearray, digest: hashlib._Hash | None
     ) -> FileEntry:
-        path = self._directory / (file.name + SEGMENTS_SUFFIX)
-        write_durably(path, bytes(records))
+        self._store(file.name + SEGMENTS_SUFFIX, bytes(records))
         view = memoryview(records)
         return FileEntry(
             name=file.name,
@@ -266,6 +275,16 @@ class Sealer:
             segments_root=root_hash(view[i : i + RECORD] for i in range(0, len(view), RECORD)).hex(),
             sha256=None if digest is None else digest.hexdigest(),
         )
+
+
+class Output(Protocol):
+    """Where a sealed file goes."""
+
+    def write(self, buffer: memoryview, start: int, end: int) -> None:
+        """Write what stands in a page-aligned buffer; what came before ends `start` bytes into a page."""
+
+    def write_plain(self, *parts: bytes | memoryview) -> None:
+        """Write some bytes as they are."""
 
 
 class _Output:

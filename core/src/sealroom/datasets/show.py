@@ -122,6 +122,8 @@ def _dataset_rows(info: DatasetInfo, files: Sequence[FileInfo]) -> _Rows:
     if info.purpose is not None:
         only = ", the only one that your grant allows" if len(info.purposes) == 1 else ""
         rows.append(("Purpose", f"{info.purpose}{only}"))
+    if info.state == "unlocked":
+        rows.append(("Results", results_text(info.outputs)))
     rows += [("Terms", ", ".join(str(term) for term in info.terms)), ("Licence", info.licence)]
     rows.append(("Source", info.source))
     rows.append(("Files", _files_text(info, files)))
@@ -156,6 +158,7 @@ def _record_rows(info: RecordInfo) -> _Rows:
         rows.append(("Unlocked by", f"{info.person.name or info.person.subject} ({info.person.issuer})"))
     rows += [("Unlocked at", time_text(info.unlocked_at)), ("Until", time_text(info.until))]
     rows.append(("Purpose", str(info.purpose) if info.purpose else ""))
+    rows.append(("Results", results_text(info.outputs)))
     if server is not None:
         rows += [("Server", server.title), ("Proven", time_text(server.proven_at))]
         if server.environment is not None:
@@ -165,6 +168,11 @@ def _record_rows(info: RecordInfo) -> _Rows:
     if info.audit_index is not None:
         rows.append(("Audit entry", f"{info.audit_index}, leaf {_digest(info.audit_leaf)}"))
     return [(label, value) for label, value in rows if value]
+
+
+def results_text(leave: bool) -> str:
+    """Return what a grant says about results."""
+    return "may leave the server" if leave else "may not leave the server"
 
 
 def _digest(sha256: str) -> str:

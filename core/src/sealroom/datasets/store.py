@@ -53,7 +53,7 @@ class DatasetDirectory:
     @property
     def far(self) -> bool:
         """Whether it lies in S3."""
-        return isinstance(self.location, str) and self.location.startswith(_S3)
+        return is_far(self.location)
 
     @property
     def path(self) -> Path:
@@ -170,6 +170,11 @@ class DatasetDirectory:
         return self.path / name
 
 
+def is_far(location: Path | str) -> bool:
+    """Tell whether a location lies in S3."""
+    return isinstance(location, str) and location.startswith(_S3)
+
+
 def directories_from_environment() -> tuple[Path | str, ...]:
     """Return the directories that `SEALROOM_DATASETS` names; those in S3 are texts."""
     value = os.environ.get(DATASETS_VARIABLE, "")
@@ -227,13 +232,13 @@ def read_file(path: Path, limit: int) -> bytes:
 
 
 def _below(directory: Path | str, name: str) -> DatasetDirectory:
-    if isinstance(directory, str) and directory.startswith(_S3):
+    if isinstance(directory, str) and is_far(directory):
         return DatasetDirectory(f"{directory.rstrip('/')}/{name}")
     return DatasetDirectory(Path(directory) / name)
 
 
 def _names(directory: Path | str) -> list[str]:
-    if isinstance(directory, str) and directory.startswith(_S3):
+    if is_far(directory):
         return list(_s3().list_prefixes(directory))
     path = Path(directory)
     return sorted(found.name for found in path.iterdir()) if path.is_dir() else []
@@ -249,6 +254,7 @@ __all__ = [
     "cannot_read",
     "directories_from_environment",
     "find_dataset",
+    "is_far",
     "iter_datasets",
     "read_file",
 ]

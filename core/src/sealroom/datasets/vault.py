@@ -206,10 +206,16 @@ class Vault:
         Raises:
             AccessDeniedError: It is not open.
         """
-        return tuple(
-            FileInfo(name=entry.name, size=entry.size, media_type=entry.media_type)
-            for entry in self.manifest(dataset).files
-        )
+        return tuple(file_info(entry) for entry in self.manifest(dataset).files)
+
+    def file(self, dataset: str, file: str) -> FileInfo:
+        """Return one file of an open dataset.
+
+        Raises:
+            AccessDeniedError: It is not open.
+            StorageError: It has no such file.
+        """
+        return file_info(_entry(self._release(dataset), file))
 
     def read_into(self, dataset: str, file: str, offset: int, buffer: memoryview) -> int:
         """Read a range of a file into a buffer and return how many bytes there were, fewer only at its end.
@@ -267,12 +273,7 @@ class Vault:
         reader = release.reader(file)
         if reader is not None:
             return reader
-        entry = release.entries.get(file)
-        if entry is None:
-            raise StorageError(
-                f"The dataset {release.manifest.id} has no file {file!r}.",
-                advice="It has: " + ", ".join(list(release.entries)[:20]) + ".",
-            )
+        entry = _entry(release, file)
         with release.lock:
             keys = release.keys.get(file)
             if keys is None:
@@ -288,6 +289,23 @@ class Vault:
             mapped=self._mapped,
         )
         return release.keep(file, made)
+
+
+def file_info(entry: FileEntry) -> FileInfo:
+    """Return what a kernel is told of a file."""
+    return FileInfo(
+        name=entry.name, size=entry.size, media_type=entry.media_type, version=entry.segments_root
+    )
+
+
+def _entry(release: _Release, file: str) -> FileEntry:
+    entry = release.entries.get(file)
+    if entry is None:
+        raise StorageError(
+            f"The dataset {release.manifest.id} has no file {file!r}.",
+            advice="It has: " + ", ".join(list(release.entries)[:20]) + ".",
+        )
+    return entry
 
 
 def _reencrypted(

@@ -137,6 +137,13 @@ function Standing(props: {
           </div>
         )}
         {sentence !== '' && <p data-testid="dataset-until">{sentence}</p>}
+        {shown === 'unlocked' && dataset.outputs !== undefined && (
+          <p data-testid="dataset-results">
+            {dataset.outputs
+              ? trans.__('Results may leave this server.')
+              : trans.__('Results may not leave this server.')}
+          </p>
+        )}
       </>
     );
   }
