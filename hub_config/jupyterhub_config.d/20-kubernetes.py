@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A hub on Kubernetes, whose servers are pods: what the Helm chart runs.
 
-Does nothing without SEALROOM_HUB_VALUES, the name of a file (JSON or TOML). The chart writes it; whoever has no
-chart writes one with the same keys. Secrets are files in the folder that `secrets_dir` names, not in the
+Does nothing without SEALROOM_HUB_VALUES, the name of a file (JSON or TOML). The chart writes it; whoever has
+no chart writes one with the same keys. Secrets are files in the folder that `secrets_dir` names, not in the
 environment: `cookie-secret`, `crypt-key`, `proxy-token`, `status-token` and `metrics-token`.
 """
 
@@ -27,25 +27,13 @@ def read_values(path: Path) -> dict:
 
 def read_secret(folder: Path, name: str) -> str:
     """Return a secret's text, without the newline at its end."""
-    path = folder / name
-    if ".." in Path(name).parts or Path(name).is_absolute():
-        raise ValueError(f"{name} is not a file of {folder}")
-    return path.read_text(encoding="utf-8").strip()
+    return (folder / name).read_text(encoding="utf-8").strip()
 
 
 def database_url(text: str) -> str:
     """Return a URL for SQLAlchemy: plain `postgresql://` would mean another driver than the one here."""
     scheme, separator, rest = text.partition("://")
     return f"postgresql+psycopg{separator}{rest}" if scheme in ("postgresql", "postgres") else text
-
-
-def with_files(value: object, folder: Path) -> object:
-    """Put the content of files in the place of `{"from_file": "<secret>/<key>"}`."""
-    if isinstance(value, dict) and set(value) == {"from_file"}:
-        return read_secret(folder, value["from_file"])
-    if isinstance(value, dict):
-        return {key: with_files(item, folder) for key, item in value.items()}
-    return [with_files(item, folder) for item in value] if isinstance(value, list) else value
 
 
 def culler(settings: dict) -> tuple[dict, dict]:
@@ -101,6 +89,8 @@ if os.environ.get("SEALROOM_HUB_VALUES"):
         c.SealedKubeSpawner[trait] = value
     c.SealedKubeSpawner.status_token = status_token
 
+    address = os.environ.get("POD_IP") or "127.0.0.1"
+    address = f"[{address}]" if ":" in address else address
     status = state / "status"
     status.mkdir(parents=True, exist_ok=True)
     c.JupyterHub.services.extend(
@@ -110,7 +100,7 @@ if os.environ.get("SEALROOM_HUB_VALUES"):
             {
                 "name": "sealroom",
                 # The proxy in its own pod reaches it there; the Service has another address.
-                "url": f"http://{os.environ.get('POD_IP') or '127.0.0.1'}:{status_port}",
+                "url": f"http://{address}:{status_port}",
                 "api_token": status_token,
                 "command": [sys.executable, "-P", "-m", "sealroom_spawner.service"],
                 "cwd": str(status),
@@ -123,6 +113,12 @@ if os.environ.get("SEALROOM_HUB_VALUES"):
                 "oauth_no_confirm": True,
             },
             {
+                # Pods of servers that a hub which was killed during their start knows nothing of.
+                "name": "sealroom-orphans",
+                "display": False,
+                "command": [sys.executable, "-P", "-m", "sealroom_spawner.kube.orphans"],
+            },
+            {
                 "name": "sealroom-metrics",
                 "api_token": read_secret(secrets, "metrics-token"),
                 "display": False,
@@ -130,6 +126,14 @@ if os.environ.get("SEALROOM_HUB_VALUES"):
         ]
     )
     board = {kind: names for kind, names in values.get("board", {}).items() if names}
+    c.JupyterHub.load_roles.append(
+        {
+            "name": "sealroom-orphans",
+            "description": "Deletes pods of servers that the hub does not know",
+            "scopes": ["list:users", "read:servers"],
+            "services": ["sealroom-orphans"],
+        }
+    )
     c.JupyterHub.load_roles.append(
         {
             "name": "sealroom-metrics",
@@ -152,11 +156,3 @@ if os.environ.get("SEALROOM_HUB_VALUES"):
         service, role = culler(values["cull"])
         c.JupyterHub.services.append(service)
         c.JupyterHub.load_roles.append(role)
-
-    files = Path(values.get("secret_files_dir") or "/nonexistent")
-    for name, traits in values.get("config", {}).items():
-        for trait, value in traits.items():
-            c[name][trait] = with_files(value, files)
-    extra = values.get("extra_config_dir")
-    for file in sorted(Path(extra).glob("*.py")) if extra else ():
-        load_subconfig(str(file))

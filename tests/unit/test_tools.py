@@ -39,7 +39,7 @@ def test_a_missing_network_is_called_one(console: object, tmp_path: Path, line: 
     assert "registry cannot be reached" in said(console, tmp_path, f"raise SystemExit({line!r})")
 
 
-@pytest.mark.parametrize("module", ["support.s3", "support.vault"])
+@pytest.mark.parametrize("module", ["support.s3", "support.vault", "support.helm", "support.cluster.build"])
 def test_what_builds_a_server_for_the_tests_finds_its_imports(module: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", f"import {module}"],

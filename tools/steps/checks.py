@@ -16,6 +16,10 @@ from steps.paths import Paths, alone
 from steps.setup import everything
 
 _TYPED = ("core/src", "broker/src", "spawner/src", "extensions/jupyter/sealroom_jupyter", "tools", "tests")
+_CLUSTER_PACKAGES = (
+    "containerd", "runc", "containernetworking-plugins", "etcd-server", "nftables", "conntrack", "iptables",
+    "iproute2",
+)  # fmt: skip
 _APT = ("apt-get", "-o", "DPkg::Lock::Timeout=900", "-q", "-y")
 
 
@@ -37,6 +41,11 @@ def test(paths: Paths) -> None:
         _vault(paths)
     if not _extra() or any("s3" in word or "datasets" in word for word in _extra()):
         _s3_server(paths)
+    if not _extra() or any("cluster" in word or "chart" in word for word in _extra()):
+        say("Building Helm for the tests; the first time takes some minutes")
+        _build(paths, "support.helm", log="helm.log", what="build Helm")
+    if not _extra() or any("cluster" in word for word in _extra()):
+        _cluster(paths)
     if not _extra():  # A chosen test that needs them builds them.
         _peers(paths)
     node = node_side.find_node(paths)
@@ -47,8 +56,15 @@ def test(paths: Paths) -> None:
     if not _hub_5_passes(paths):
         failed.append("the spawner on the older hub")
     say("Testing everything else")
-    if not _passes([paths.python, "-m", "pytest", "-q", *_extra()], cwd=paths.clone, env=_environment(paths)):
+    # What runs on a real Kubernetes has a run of its own: its processors are everybody's.
+    chosen = _extra() or ["--ignore=tests/cluster"]
+    if not _passes([paths.python, "-m", "pytest", "-q", *chosen], cwd=paths.clone, env=_environment(paths)):
         failed.append("the tests above")
+    if not _extra():
+        say("Testing on a real Kubernetes")
+        command: list[str | Path] = [paths.python, "-m", "pytest", "-q", "tests/cluster"]
+        if not _passes(command, cwd=paths.clone, env=_environment(paths)):
+            failed.append("the tests on a real Kubernetes")
     if failed:
         raise Failure(f"Failed: {', '.join(failed)}.")
 
@@ -198,6 +214,23 @@ def _s3_server(paths: Paths) -> None:
     _build(paths, "support.s3", log="s3.log", what="build versitygw")
 
 
+def _cluster(paths: Paths) -> None:
+    """Build a Kubernetes for the tests, as far as this machine can run one.
+
+    Without it those tests skip and say why.
+    """
+    needed = ("containerd", "runc", "etcd", "nft", "conntrack", "iptables", "ip")
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+    missing = any(shutil.which(name, path=path) is None for name in needed)
+    plugins = any((Path(place) / "bridge").exists() for place in ("/usr/lib/cni", "/opt/cni/bin"))
+    if (missing or not plugins) and os.geteuid() == 0 and shutil.which("apt-get"):
+        say("Installing containerd and etcd with apt")
+        # Tests start their own: the packages' must not run. They are not started in runlevel 1.
+        _install(paths, "containerd and etcd", *_CLUSTER_PACKAGES, RUNLEVEL="1")
+    say("Building Kubernetes for the tests; the first time takes a quarter of an hour")
+    _build(paths, "support.cluster.build", log="cluster.log", what="build Kubernetes")
+
+
 def _build(paths: Paths, module: str, *, log: str, what: str) -> None:
     # As a module, so that it finds what it imports of the others.
     command: list[str | Path] = [paths.python, "-m", module]
@@ -235,7 +268,19 @@ def _extra() -> list[str]:
 
 
 def _spelled(paths: Paths) -> list[str]:
-    names = ("core", "broker", "spawner", "extensions", "hub_config", "tests", "tools", "docs", "notebooks")
+    names = (
+        "core",
+        "broker",
+        "spawner",
+        "extensions",
+        "hub_config",
+        "tests",
+        "tools",
+        "docs",
+        "notebooks",
+        "helm",
+        "images",
+    )
     return [name for name in names if (paths.clone / name).exists()] + [
         path.name for path in paths.clone.glob("*.md")
     ]

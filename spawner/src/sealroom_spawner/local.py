@@ -20,64 +20,31 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 from jupyterhub.spawner import Spawner
-from sealroom.errors import Error, NetworkError
-from tornado import web
-from traitlets import Bool, Float, List, Unicode, default
+from sealroom.errors import Error
+from traitlets import List, Unicode, default
 
 from sealroom_spawner import offers, orders, processes, records, view
 from sealroom_spawner.launch import LaunchError, Order
 from sealroom_spawner.ports import free_port
 from sealroom_spawner.processes import Process
+from sealroom_spawner.proving import SERVER_SCOPES as SERVER_SCOPES
+from sealroom_spawner.proving import Proving, refusal
+from sealroom_spawner.proving import RefusedError as RefusedError
 from sealroom_spawner.separation import SENTENCES, Separation, detect
-from sealroom_spawner.status import FINAL, PERCENT, Event, Stage, StatusClient
-from sealroom_spawner.tiers import Badge, badge
+from sealroom_spawner.status import PERCENT, Stage
 from sealroom_spawner.uids import first_of, uid_of
 
-SERVER_SCOPES = (
-    "users:activity!user",
-    "access:servers!server",
-    "access:services!service=sealroom-broker",
-    "access:services!service=sealroom",
-)
-"""What a server's token may do at the hub: say that it is used, and show the two services whose it is."""
 
-
-class RefusedError(web.HTTPError):
-    """A start was refused; the hub shows the sentence as it is."""
-
-    def __init__(self, status: int, message: str, *, jupyterhub_message: str) -> None:
-        super().__init__(status, message)
-        self.jupyterhub_message = jupyterhub_message
-
-
-def refusal(message: str) -> RefusedError:
-    """Return the error that stops a spawn with a sentence for the person who waits."""
-    return RefusedError(400, message, jupyterhub_message=message)
-
-
-class SealedLocalSpawner(Spawner):
+class SealedLocalSpawner(Proving, Spawner):
     """JupyterHub spawner for one machine; see the module."""
 
     state_dir = Unicode(help="The state directory (SEALROOM_HOME).").tag(config=True)
-    broker_url = Unicode(help="The broker's address, without /kbs/v0.").tag(config=True)
-    status_url = Unicode(help="The hub service's address, with its path.").tag(config=True)
-    status_token = Unicode(help="The hub service's own token.").tag(config=True)
     tutorials = Unicode(help="Directory whose notebooks new homes get.").tag(config=True)
-    proof_timeout = Float(
-        60.0, help="Seconds to wait for a server's proof before it is shown without one."
-    ).tag(config=True)
-    linger = Float(
-        1.0, help="Seconds for which the last stage stays on the progress page, so that it can be read."
-    ).tag(config=True)
-    must_affirm = Bool(
-        False, help="Stop a server that has not proven itself to be a genuine TEE in time."
-    ).tag(config=True)
     separation = Unicode(help="What keeps servers apart; found out if not given.").tag(config=True)
 
     # -P: the working directory is the person's home; what holds the keys imports nothing from it.
@@ -120,18 +87,9 @@ class SealedLocalSpawner(Spawner):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.attestation: dict[str, Any] = {}
-        """What the hub service said last; the home page shows it, the hub's state keeps it."""
         self._record: records.Record | None = None
         self._children: list[subprocess.Popen[bytes]] = []
-        self._events: list[dict[str, Any]] = []
-        self._more = asyncio.Event()
         self._ending = asyncio.Lock()
-
-    @property
-    def shown_tier(self) -> Badge:
-        """How the home page shows what the server has proven."""
-        return badge(str(self.attestation.get("tier", "none")))
 
     # What people choose
 
@@ -139,7 +97,7 @@ class SealedLocalSpawner(Spawner):
         """Return the spawn page's cards."""
         state = Path(self.state_dir)
         return offers.form(
-            offers.read_offers(state / "environments"),
+            self._offers(),
             offers.read_datasets(state / "datasets"),
             str((self.orm_spawner.user_options or {}).get("environment", "")) if self.orm_spawner else "",
             SENTENCES[Separation(self.separation)],
@@ -163,12 +121,14 @@ class SealedLocalSpawner(Spawner):
             HTTPError: They name none that is on offer. They are forgotten: else the next start fails too.
         """
         try:
-            return offers.choose(offers.read_offers(Path(self.state_dir) / "environments"), options)
+            return offers.choose(self._offers(), options)
         except Error as error:
-            self.user_options: dict[str, Any] = {}
-            if self.orm_spawner is not None:
-                self.orm_spawner.user_options = None
+            self.forget_options()
             raise refusal(error.diagnostics()) from error
+
+    def _offers(self) -> list[offers.Offer]:
+        found = offers.read_offers(Path(self.state_dir) / "environments")
+        return [one for one in found if self.offers_environment(one.name)]
 
     # What the hub remembers
 
@@ -182,7 +142,7 @@ class SealedLocalSpawner(Spawner):
                 "uid": self._record.uid,
             }
         if self.attestation:
-            state["attestation"] = {key: self.attestation[key] for key in ("tier", "stage", "sentence", "at")}
+            state["attestation"] = self.proof_state()
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -206,21 +166,21 @@ class SealedLocalSpawner(Spawner):
     async def start(self) -> str:
         """Start the processor and the server, and wait until the server has proven itself or cannot."""
         offer = self.chosen(self.user_options)
-        self._say(10, f"Preparing {offer.title}")
+        self.say(10, f"Preparing {offer.title}")
         await self._end_leftovers()
         uid = self._uid()
         place = view.Place.of(Path(self.state_dir), self.user.name, self.name, uid)
         try:
             place.prepare(enterable=self.separation == Separation.USER)
             self.port = free_port()
-            await self._begin()
+            await self.begin_proof()
             self._record = records.Record(self.user.name, self.name, uid)
             await self._start_processor(place, offer)
             place.hand_over()
             await self._start_notebook(place, offer)
         except Error as error:
             raise refusal(error.diagnostics()) from error
-        await self._wait_for_proof()
+        await self.wait_for_proof(self._ended)
         return f"http://127.0.0.1:{self.port}"
 
     async def poll(self) -> int | None:
@@ -229,7 +189,7 @@ class SealedLocalSpawner(Spawner):
             child.poll()  # takes notice of an ended child, which otherwise stays as a zombie
         record = self._record
         if record is not None and record.notebook is not None and processes.alive(record.notebook):
-            await self._refresh()
+            await self.refresh_proof()
             return None
         await self._end_record(patience=2.0)
         return 1
@@ -241,13 +201,8 @@ class SealedLocalSpawner(Spawner):
 
     async def progress(self) -> AsyncGenerator[dict[str, Any], None]:
         """Yield the stages as they happen."""
-        told = 0
-        while True:
-            for event in self._events[told:]:
-                told += 1
-                yield event
-            more = self._more
-            await more.wait()
+        async for event in self.said():
+            yield event
 
     async def move_certs(self, paths: dict[str, str]) -> dict[str, str]:
         """Refuse: servers listen on the loopback address only and have no certificates."""
@@ -299,31 +254,13 @@ class SealedLocalSpawner(Spawner):
             child.poll()
         self._children = []
         records.path_of(self._records, record.user, record.server).unlink(missing_ok=True)
-        try:
-            await self._status().end(record.user, record.server)
-        except NetworkError as error:
-            self.log.warning("%s", error)
+        await self.end_proof(record.user, record.server)
 
     def _others_run(self, ended: records.Record) -> bool:
         return any(
             record.user == ended.user and record.server != ended.server
             for _path, record in records.read_all(self._records)
         )
-
-    def _status(self) -> StatusClient:
-        return StatusClient(self.status_url, self.status_token)
-
-    async def _begin(self) -> None:
-        # The service may be starting itself, after a restart of the hub.
-        for remaining in range(20, -1, -1):
-            try:
-                await self._status().begin(self.user.name, self.name)
-            except NetworkError as error:
-                if not remaining:
-                    self.log.warning("%s", error)
-                await asyncio.sleep(0.5)
-            else:
-                return
 
     async def _start_processor(self, place: view.Place, offer: offers.Offer) -> None:
         argv = [
@@ -335,7 +272,7 @@ class SealedLocalSpawner(Spawner):
         if place.uid is not None:
             argv += ["--uid", str(place.uid)]
         env = {name: os.environ[name] for name in self.env_keep if name in os.environ}
-        self._say(PERCENT[Stage.STARTING] - 5, "Starting the simulated secure processor")
+        self.say(PERCENT[Stage.STARTING] - 5, "Starting the simulated secure processor")
         process = await self._run("processor", Order(argv, env, str(self._records)))
         for _ in range(600):
             if place.processor_socket.is_socket():
@@ -348,7 +285,7 @@ class SealedLocalSpawner(Spawner):
         )
 
     async def _start_notebook(self, place: view.Place, offer: offers.Offer) -> None:
-        self._say(PERCENT[Stage.STARTING], "Starting the notebook server")
+        self.say(PERCENT[Stage.STARTING], "Starting the notebook server")
         env = self.get_env() | self._sealroom_env(place, offer)
         argv = [shutil.which(self.cmd[0]) or self.cmd[0], *self.cmd[1:], *self.get_args()]
         sockets = view.kernel_directory(place, private=self.separation == Separation.FILES)
@@ -414,53 +351,7 @@ class SealedLocalSpawner(Spawner):
         self._children.append(child)
         return started[0]
 
-    async def _wait_for_proof(self) -> None:
-        """Wait for the server's way to its end, telling each step."""
-        told = 0
-        deadline = time.monotonic() + self.proof_timeout
-        while time.monotonic() < deadline:
-            if await self.poll() is not None:
-                raise refusal(
-                    f"The notebook server ended while starting; {self._log_path('notebook')} says why."
-                )
-            events = [Event.from_json(event) for event in self.attestation.get("events", [])]
-            for event in events[told:]:
-                told += 1
-                self._tell(event)
-            if events and events[-1].stage in FINAL:
-                await asyncio.sleep(self.linger)
-                break
-            await asyncio.sleep(0.25)
-        else:
-            self._say(90, "The server has not proven itself yet; its panel says how it goes on")
-        if self.must_affirm and self.attestation.get("tier") != "affirming":
-            sentence = str(self.attestation.get("sentence", "")) or "It did not answer in time."
-            raise refusal(
-                f"This environment demands a genuine TEE, and the server has not proven one. {sentence}"
-            )
-
-    async def _refresh(self) -> None:
-        try:
-            status = await self._status().get(self.user.name, self.name)
-        except NetworkError:
-            return
-        self.attestation = status.to_json()
-
-    def _tell(self, event: Event) -> None:
-        if event.stage is Stage.VERIFIED:
-            shown = badge(event.tier)
-            self._say(PERCENT[event.stage], f"Verified: {shown.title}", f"Verified: {shown.html()}")
-        elif event.stage is Stage.REFUSED:
-            self._say(PERCENT[event.stage], f"Not verified: {event.sentence}")
-        elif event.stage is Stage.EVIDENCE:
-            self._say(PERCENT[event.stage], "Evidence gathered")
-        else:
-            self._say(PERCENT[event.stage], event.sentence)
-
-    def _say(self, percent: int, message: str, html: str = "") -> None:
-        event: dict[str, Any] = {"progress": percent, "message": message}
-        if html:
-            event["html_message"] = html
-        self._events.append(event)
-        more, self._more = self._more, asyncio.Event()
-        more.set()
+    async def _ended(self) -> str:
+        if await self.poll() is None:
+            return ""
+        return f"The notebook server ended while starting; {self._log_path('notebook')} says why."

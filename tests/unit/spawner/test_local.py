@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from sealroom_spawner import local, processes, records
 from sealroom_spawner.local import SERVER_SCOPES, RefusedError, SealedLocalSpawner
+from sealroom_spawner.proving import refusal
 from sealroom_spawner.separation import SENTENCES, Separation, detect
 from sealroom_spawner.status import Event, Stage
 from sealroom_spawner.store import Store
@@ -330,6 +331,6 @@ async def test_certificates_are_refused(make_spawner: MakeSpawner) -> None:
 
 
 def test_a_sentence_with_a_percent_sign_is_shown_as_it_is() -> None:
-    error = local.refusal("100 % of %s")
+    error = refusal("100 % of %s")
     assert error.jupyterhub_message == "100 % of %s"
     assert "100 % of %s" in str(error)

@@ -1,6 +1,6 @@
 module sealroom.test/cluster
 
-go 1.26
+go 1.24.0
 
 godebug default=go1.24
 
