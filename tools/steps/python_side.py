@@ -132,7 +132,7 @@ def hub_5_python(paths: Paths) -> Path:
         env=env,
         what="make a virtual environment",
     )
-    editable = [word for name in ("core", "spawner") for word in ("-e", str(paths.clone / name))]
+    editable = [word for name in ("core", "spawner[kubernetes]") for word in ("-e", str(paths.clone / name))]
     command: list[str | Path] = [
         program,
         "pip",
