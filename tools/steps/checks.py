@@ -55,18 +55,49 @@ def test(paths: Paths) -> None:
         failed.append("the front end")
     if not _hub_5_passes(paths):
         failed.append("the spawner on the older hub")
-    say("Testing everything else")
-    # What runs on a real Kubernetes has a run of its own: its processors are everybody's.
-    chosen = _extra() or ["--ignore=tests/cluster"]
-    if not _passes([paths.python, "-m", "pytest", "-q", *chosen], cwd=paths.clone, env=_environment(paths)):
-        failed.append("the tests above")
-    if not _extra():
-        say("Testing on a real Kubernetes")
-        command: list[str | Path] = [paths.python, "-m", "pytest", "-q", "tests/cluster"]
-        if not _passes(command, cwd=paths.clone, env=_environment(paths)):
-            failed.append("the tests on a real Kubernetes")
+    if _extra():
+        say("Testing what was chosen")
+        if not _passes(_pytest(paths, *_extra()), cwd=paths.clone, env=_environment(paths)):
+            failed.append("the tests above")
+    else:
+        failed += _all_tests(paths)
     if failed:
         raise Failure(f"Failed: {', '.join(failed)}.")
+
+
+def _all_tests(paths: Paths) -> list[str]:
+    """Run all tests of Python and return what failed.
+
+    Unit tests keep one processor busy, those with servers mostly wait: the two run at once, each with its own
+    output. What runs on a real Kubernetes comes after them: its processors are everybody's.
+    """
+    say("Testing what starts servers, and the units beside it")
+    log, env = paths.logs / "unit-tests.log", _environment(paths)
+    sys.stdout.flush()
+    with (
+        log.open("wb") as stream,
+        subprocess.Popen(
+            [str(word) for word in _pytest(paths, "tests/unit")],
+            cwd=paths.clone, env=env, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
+        ) as units,
+    ):  # fmt: skip
+        try:
+            others = ("tests", "--ignore=tests/unit", "--ignore=tests/cluster")
+            results = {"the tests with servers": _passes(_pytest(paths, *others), cwd=paths.clone, env=env)}
+            results["the unit tests"] = units.wait() == 0
+        except BaseException:
+            units.terminate()
+            raise
+    say("The units")
+    print(log.read_text(errors="replace"), flush=True)
+    say("Testing on a real Kubernetes")
+    command = _pytest(paths, "tests/cluster")
+    results["the tests on a real Kubernetes"] = _passes(command, cwd=paths.clone, env=env)
+    return [name for name, passed in results.items() if not passed]
+
+
+def _pytest(paths: Paths, *words: str) -> list[str | Path]:
+    return [paths.python, "-m", "pytest", "-q", *words]
 
 
 def test_hub_5(paths: Paths) -> None:
