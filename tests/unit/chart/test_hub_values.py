@@ -152,7 +152,7 @@ def test_values_by_hand_are_enough(load: Load) -> None:
     assert config.JupyterHub.db_url.startswith("sqlite:///")
     assert config.JupyterHub.spawner_class == "sealroom_spawner.kube.SealedKubeSpawner"
     assert [one["name"] for one in listed(config.JupyterHub.services)] == [
-        "sealroom-broker", "sealroom", "sealroom-metrics",
+        "sealroom-broker", "sealroom", "sealroom-orphans", "sealroom-metrics",
     ]  # fmt: skip
 
 

@@ -58,7 +58,7 @@ def test_after_a_restart_only_a_recipient_opens_a_result(stand: Stand) -> None:
     assert stand.execute(SAVE.replace("overwrite=True", 'overwrite=True, recipients=["~/me.pub"]')) == ""
     stand.kill("server")
     stand.start_server()
-    assert "no file 'sums.txt'" in stand.execute(READ)
+    assert "no result 'sums.txt'" in stand.execute(READ)
     clear = io.BytesIO()
     with (stand.home / "user" / "workspace" / "sums.txt.c4gh").open("rb") as sealed:
         decrypt_stream(sealed, clear, me)

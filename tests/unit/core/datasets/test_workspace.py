@@ -151,7 +151,7 @@ def test_a_result_that_somebody_else_sealed_to_the_workspace_is_refused(place: P
 
 def test_a_file_that_was_put_there_is_no_result(place: Place) -> None:
     shutil.copy(place.save(), place.sealed("copy.bin"))
-    with pytest.raises(StorageError, match=r"no file 'copy\.bin'"):
+    with pytest.raises(StorageError, match=r"no result 'copy\.bin'"):
         place.read("copy.bin")
 
 
@@ -173,7 +173,7 @@ def test_a_forgotten_key_ends_reading_and_the_next_one_is_another(place: Place) 
     path = place.save()
     before = place.client.workspace().key
     place.workspace.forget()
-    with pytest.raises(StorageError, match="no file"):
+    with pytest.raises(StorageError, match="no result"):
         place.read()
     assert path.exists()
     assert place.client.workspace().key != before
