@@ -13,7 +13,7 @@ BOOTSTRAP = $(PYTHON) tools/bootstrap.py
 export ARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean status setup test test-hub5 lint reformat bench docs demo-refusals
+.PHONY: help up down clean status setup test test-hub5 test-cluster lint reformat bench docs demo-refusals
 
 help: ## say what there is
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test: ## run every test, with real servers and a real browser
 
 test-hub5: ## run the spawner's tests on JupyterHub 5.5
 	@$(BOOTSTRAP) test-hub5
+
+test-cluster: ## run the tests on a real Kubernetes, as root on Linux with Go
+	@$(BOOTSTRAP) test-cluster
 
 lint: ## check style, types, directions of imports, spelling, generated files
 	@$(BOOTSTRAP) lint

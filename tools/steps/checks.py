@@ -44,7 +44,7 @@ def test(paths: Paths) -> None:
     if not _extra() or any("cluster" in word or "chart" in word for word in _extra()):
         say("Building Helm for the tests; the first time takes some minutes")
         _build(paths, "support.helm", log="helm.log", what="build Helm")
-    if not _extra() or any("cluster" in word for word in _extra()):
+    if any("cluster" in word for word in _extra()):
         _cluster(paths)
     if not _extra():  # A chosen test that needs them builds them.
         _peers(paths)
@@ -69,7 +69,7 @@ def _all_tests(paths: Paths) -> list[str]:
     """Run all tests of Python and return what failed.
 
     Unit tests keep one processor busy, those with servers mostly wait: the two run at once, each with its own
-    output. What runs on a real Kubernetes comes after them: its processors are everybody's.
+    output. What runs on a real Kubernetes is `make test-cluster`.
     """
     say("Testing what starts servers, and the units beside it")
     log, env = paths.logs / "unit-tests.log", _environment(paths)
@@ -90,14 +90,21 @@ def _all_tests(paths: Paths) -> list[str]:
             raise
     say("The units")
     print(log.read_text(errors="replace"), flush=True)
-    say("Testing on a real Kubernetes")
-    command = _pytest(paths, "tests/cluster")
-    results["the tests on a real Kubernetes"] = _passes(command, cwd=paths.clone, env=env)
     return [name for name, passed in results.items() if not passed]
 
 
 def _pytest(paths: Paths, *words: str) -> list[str | Path]:
     return [paths.python, "-m", "pytest", "-q", *words]
+
+
+def test_cluster(paths: Paths) -> None:
+    """Run the tests on a real Kubernetes, which is built the first time."""
+    prepare(paths)
+    _build(paths, "support.helm", log="helm.log", what="build Helm")
+    _cluster(paths)
+    say("Testing on a real Kubernetes")
+    if not _passes(_pytest(paths, "tests/cluster"), cwd=paths.clone, env=_environment(paths)):
+        raise Failure("The tests on a real Kubernetes fail.")
 
 
 def test_hub_5(paths: Paths) -> None:

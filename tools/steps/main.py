@@ -106,6 +106,7 @@ COMMANDS: dict[str, Callable[[Paths], None]] = {
     "setup": set_up,
     "test": checks.test,
     "test-hub5": checks.test_hub_5,
+    "test-cluster": checks.test_cluster,
     "lint": checks.lint,
     "reformat": checks.reformat,
     "bench": checks.bench,
