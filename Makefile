@@ -33,7 +33,7 @@ status: ## say what runs
 setup: ## set up for development, start nothing
 	@$(BOOTSTRAP) setup
 
-test: ## run every test, with real servers and a real browser
+test: ## run the tests, with real servers and a real browser
 	@$(BOOTSTRAP) test
 
 test-hub5: ## run the spawner's tests on JupyterHub 5.5

@@ -73,6 +73,7 @@ def _all_tests(paths: Paths) -> list[str]:
     """
     say("Testing what starts servers, and the units beside it")
     log, env = paths.logs / "unit-tests.log", _environment(paths)
+    log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     with (
         log.open("wb") as stream,
