@@ -41,6 +41,8 @@ if named or workshop_file.exists():
         # The platform says who belongs to the course; the seats bound how many.
         c.LTI13Authenticator.allow_all = True
     c.Authenticator.manage_groups = True
+    # The hub refuses to start with groups of its own beside the authenticator's.
+    c.JupyterHub.load_groups = {}
     c.Authenticator.post_auth_hook = admission.after_login
     c.Authenticator.auth_refresh_age = 60
     c.Spawner.pre_spawn_hook = admission.before_start

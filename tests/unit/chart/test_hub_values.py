@@ -218,6 +218,22 @@ def test_a_workshop_is_where_the_hub_looks_for_it(
     assert "workshop-ending" in {one["name"] for one in listed(config.JupyterHub.services)}
 
 
+def test_a_workshop_leaves_the_hub_no_groups_of_its_own(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The hub does not start with both.
+    assert load(BY_HAND | {"board": {"groups": ["lab"]}}).JupyterHub.load_groups == {"lab": {"users": []}}
+    (tmp_path / "workshop.toml").write_text(
+        'name = "summer-school"\ntitle = "Hearts"\nseats = 2\nenvironment = "simulated-cpu"\n'
+        "until = 2100-01-01T00:00:00Z\n"
+    )
+    monkeypatch.setenv("SEALROOM_WORKSHOP", str(tmp_path / "workshop.toml"))
+    monkeypatch.setenv("SEALROOM_WORKSHOP_STATE", str(tmp_path))
+    config = load(BY_HAND | {"board": {"groups": ["lab"]}})
+    assert config.Authenticator.manage_groups
+    assert config.JupyterHub.load_groups == {}
+
+
 def test_without_values_the_file_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SEALROOM_HUB_VALUES", raising=False)
     monkeypatch.delenv("SEALROOM_HOME", raising=False)
