@@ -105,7 +105,10 @@ def test_chunks_of_zarr_travel_together(server: Path, monkeypatch: pytest.Monkey
     assert (array[:, 0, 0] == range(64)).all()
     assert array[:].shape == (64, 128, 128)
     assert sum(requests) == 8 + 32
-    assert len(requests) <= 10
+    # What zarr begins at once (ten, its `async.concurrency`) is one request; how many of the later
+    # chunks meet again depends on which thread has decompressed first.
+    assert requests[:2] == [8, 10]
+    assert len(requests) <= sum(requests) / 2
 
 
 def test_zarr_and_xarray_take_a_mapping_too(server: Path) -> None:
